@@ -1,0 +1,102 @@
+// Command limpet-agent is the guest's init: PID 1 and the only daemon of a limpet virtual machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	runc "github.com/containerd/go-runc"
+	"github.com/mdlayher/vsock"
+
+	"github.com/limpet-run/limpet/guest/agent"
+	"github.com/limpet-run/limpet/guest/agent/container"
+	"github.com/limpet-run/limpet/guest/agent/machine"
+	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/streams"
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+const (
+	version = "0.1.0"
+	// crunPath is where the guest image has the OCI runtime.
+	crunPath = "/usr/bin/crun"
+	// bundles, shareTag and share: the host names its paths below share, and the device that share is mounted from.
+	bundles  = "/run/limpet/containers"
+	shareTag = "limpet"
+	share    = "/run/limpet/share"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "limpet-agent: not PID 1: this program is the init of limpet's guest image and of no use elsewhere")
+		os.Exit(2)
+	}
+	logger := machine.NewLogger(os.Stderr)
+	if err := run(context.Background(), logger); err != nil {
+		logger.Error("the agent cannot go on, the machine is turned off", "error", err)
+	}
+	logger.Error("turn the machine off", "error", machine.PowerOff())
+}
+
+// run is the machine's life: it returns when the host has stopped it.
+func run(ctx context.Context, logger *slog.Logger) error {
+	if err := machine.Setup(); err != nil {
+		return fmt.Errorf("set the machine up: %w", err)
+	}
+	// The kernel gave init what it made of its command line, which is nobody else's.
+	os.Clearenv()
+	if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+		return err
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	if err != nil {
+		return fmt.Errorf("name this run: %w", err)
+	}
+	cid, err := machine.AwaitVsock(ctx)
+	if err != nil {
+		return err
+	}
+	listener, err := vsock.Listen(protocol.StreamPort, nil)
+	if err != nil {
+		return fmt.Errorf("listen for byte streams: %w", err)
+	}
+	children := reaper.New()
+	runc.Monitor = children.Monitor()
+	server := streams.New(logger)
+	a := agent.New(agent.Options{
+		Version: version,
+		BootID:  strings.TrimSpace(string(bootID)),
+		CID:     cid,
+		Dial: func(context.Context) (net.Conn, error) {
+			return vsock.Dial(protocol.HostCID, protocol.SessionPortBase+cid, nil)
+		},
+		Machine: clock{},
+		Containers: container.Options{
+			Reaper: children, Streams: server, Logger: logger, Dir: bundles, CgroupRoot: machine.CgroupRoot, Share: share,
+			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, share) },
+			Unmount:    func() error { return machine.Unmount(share) },
+			Crun:       crunPath,
+		},
+		Logger: logger,
+	})
+	failed := make(chan error, 3)
+	go func() { failed <- children.Run() }()
+	go func() { failed <- server.Serve(streams.HostOnly(listener, isHost)) }()
+	go func() { failed <- a.Run(ctx) }()
+	return <-failed
+}
+
+func isHost(address net.Addr) bool {
+	peer, ok := address.(*vsock.Addr)
+	return ok && peer.ContextID == protocol.HostCID
+}
+
+// clock is the machine's clock and random number generator.
+type clock struct{}
+
+func (clock) SetClock(unixNano int64) error { return machine.SetClock(unixNano) }
+func (clock) Reseed(entropy []byte) error   { return machine.Reseed(entropy) }

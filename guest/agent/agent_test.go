@@ -1,0 +1,283 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/guest/agent/container"
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// fakeMachine records what is done to it.
+type fakeMachine struct {
+	clock   int64
+	entropy string
+}
+
+func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
+func (m *fakeMachine) Reseed(entropy []byte) error   { m.entropy = string(entropy); return nil }
+
+// fixture is an agent that dials the test.
+type fixture struct {
+	t       *testing.T
+	agent   *Agent
+	machine *fakeMachine
+	dialled chan net.Conn
+	ended   chan error
+	share   string
+}
+
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{t: t, machine: &fakeMachine{}, dialled: make(chan net.Conn), ended: make(chan error, 1), share: t.TempDir()}
+	f.agent = New(Options{
+		Version: "test", BootID: "boot", CID: 3, Machine: f.machine, Logger: slog.New(slog.DiscardHandler),
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			select {
+			case f.dialled <- theirs:
+				return ours, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		},
+		Containers: container.Options{
+			Logger: slog.New(slog.DiscardHandler), Dir: t.TempDir(), CgroupRoot: t.TempDir(), Share: f.share,
+			MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { f.ended <- f.agent.Run(ctx) }()
+	t.Cleanup(cancel)
+	return f
+}
+
+// host is the host's end of one session.
+type host struct {
+	t    *testing.T
+	conn *protocol.HostConn
+}
+
+type incoming = protocol.Incoming[protocol.GuestMessage]
+
+func (f *fixture) accept() host {
+	f.t.Helper()
+	select {
+	case conn := <-f.dialled:
+		h := host{f.t, protocol.NewHostConn(conn)}
+		f.t.Cleanup(func() { h.conn.Close() })
+		return h
+	case <-time.After(10 * time.Second):
+		f.t.Fatal("the agent does not dial")
+		return host{}
+	}
+}
+
+func (h host) read() incoming {
+	h.t.Helper()
+	in, err := h.conn.Read()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return in
+}
+
+func (h host) send(id uint64, m protocol.HostMessage) {
+	h.t.Helper()
+	if err := h.conn.WriteCommand(h.t.Context(), id, m); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// call sends a command and reads until its answer.
+func (h host) call(id uint64, m protocol.HostMessage) incoming {
+	h.t.Helper()
+	h.send(id, m)
+	for {
+		if in := h.read(); in.Type == protocol.Response && in.CallID == id {
+			return in
+		}
+	}
+}
+
+// login is the handshake up to ready.
+func (f *fixture) login(auth protocol.Auth) (host, protocol.Hello) {
+	f.t.Helper()
+	h := f.accept()
+	hello, ok := h.read().Message.(protocol.Hello)
+	if !ok {
+		f.t.Fatal("no hello")
+	}
+	if in := h.call(1, auth); in.Error != nil || in.Message != (protocol.AuthOK{}) {
+		f.t.Fatalf("answer to auth: %+v", in)
+	}
+	h.conn.Authenticated()
+	if in := h.read(); in.Message != (protocol.Ready{}) {
+		f.t.Fatalf("after auth: %+v", in)
+	}
+	return h, hello
+}
+
+func auth(token string) protocol.Auth {
+	return protocol.Auth{Token: protocol.Secret(token), ProtocolVersion: protocol.Version}
+}
+
+func TestHandshake(t *testing.T) {
+	f := newFixture(t)
+	now := int64(1700000000e9)
+	first := auth("secret")
+	first.Clock, first.Entropy = &now, []byte("random")
+	h, hello := f.login(first)
+	if want := (protocol.Hello{AgentVersion: "test", ProtocolVersion: protocol.Version, BootID: "boot", CID: 3}); hello != want {
+		t.Errorf("hello %+v, want %+v", hello, want)
+	}
+	if f.machine.clock != now || f.machine.entropy != "random" {
+		t.Errorf("machine %+v", f.machine)
+	}
+	h.conn.Close()
+	f.login(auth("secret"))
+}
+
+func TestRefusedHosts(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	h.conn.Close()
+	wrongVersion := auth("secret")
+	wrongVersion.ProtocolVersion++
+	for name, first := range map[string]protocol.HostMessage{
+		"wrong token": auth("Secret"), "no token": auth(""), "wrong version": wrongVersion, "no auth": protocol.Ack{},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := f.accept()
+			h.read() // hello
+			h.send(1, first)
+			if in := h.read(); in.Error == nil || !errdefs.IsUnauthorized(in.Error) {
+				t.Errorf("answer %+v", in)
+			}
+			if in := h.read(); in.Message != (protocol.AuthFailed{}) {
+				t.Errorf("then %+v", in)
+			}
+			if _, err := h.conn.Read(); !errors.Is(err, io.EOF) {
+				t.Errorf("then %v, want the end", err)
+			}
+		})
+	}
+	f.login(auth("secret"))
+}
+
+func TestCommandsAreDoneOnce(t *testing.T) {
+	f := newFixture(t)
+	if err := os.MkdirAll(filepath.Join(f.share, "c/rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h, _ := f.login(auth("secret"))
+	prepare := protocol.Prepare{ContainerID: "c", Rootfs: "c/rootfs"}
+	if in := h.call(2, prepare); in.Error != nil {
+		t.Fatal(in.Error)
+	}
+	h.conn.Close()
+	h, _ = f.login(auth("secret"))
+	if in := h.call(2, prepare); in.Error != nil {
+		t.Errorf("same call id again: %v", in.Error)
+	}
+	if in := h.call(3, prepare); !errdefs.IsAlreadyExists(in.Error) {
+		t.Errorf("another call id: %+v", in)
+	}
+	if in := h.call(4, protocol.Network{Config: []byte("{}")}); !errdefs.IsNotImplemented(in.Error) {
+		t.Errorf("not served: %+v", in)
+	}
+	if in := h.call(5, protocol.Signal{RequestID: 7, Signal: 15}); !errdefs.IsNotFound(in.Error) {
+		t.Errorf("signal to nobody: %+v", in)
+	}
+	if in := h.call(6, protocol.Prepare{ContainerID: "../c", Rootfs: "c/rootfs"}); !errdefs.IsInvalidArgument(in.Error) {
+		t.Errorf("bad id: %+v", in)
+	}
+}
+
+func TestExitsAreSentUntilAcknowledged(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	report := reporter{f.agent.outbox}
+	report.StreamEnd(7, "stdout", 12)
+	report.OOM("c")
+	report.Exit(protocol.Exit{RequestID: 7, Reason: "exited"})
+	want := []protocol.GuestMessage{
+		protocol.StreamEnd{RequestID: 7, Stream: "stdout", Bytes: 12, Sequence: 1},
+		protocol.Event{Kind: "oom", ContainerID: "c"},
+		protocol.Exit{RequestID: 7, Reason: "exited", Sequence: 2},
+	}
+	for _, m := range want {
+		if in := h.read(); in.Message != m {
+			t.Errorf("heard %+v, want %+v", in.Message, m)
+		}
+	}
+	h.conn.Close()
+	h, _ = f.login(auth("secret"))
+	for _, m := range []protocol.GuestMessage{want[0], want[2]} {
+		if in := h.read(); in.Message != m {
+			t.Errorf("heard again %+v, want %+v", in.Message, m)
+		}
+	}
+	if in := h.call(2, protocol.Ack{Sequence: 1}); in.Error != nil {
+		t.Error(in.Error)
+	}
+	h.conn.Close()
+	again := auth("secret")
+	again.Ack = 2
+	h, hello := f.login(again)
+	if hello.LastAck != 1 {
+		t.Errorf("last ack %d, want 1", hello.LastAck)
+	}
+	report.Exit(protocol.Exit{RequestID: 8})
+	if in := h.read(); in.Message != (protocol.Exit{RequestID: 8, Sequence: 3}) {
+		t.Errorf("heard %+v", in.Message)
+	}
+}
+
+func TestStop(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	if in := h.call(2, protocol.Stop{TimeoutMS: 100}); in.Error != nil {
+		t.Fatal(in.Error)
+	}
+	if in := h.read(); in.Message != (protocol.Bye{Reason: "stopped"}) {
+		t.Errorf("heard %+v", in.Message)
+	}
+	h.conn.Close()
+	if err := <-f.ended; err != nil {
+		t.Errorf("the agent ended with %v", err)
+	}
+}
+
+func TestAnswersRecordIsBounded(t *testing.T) {
+	a := newAnswers()
+	of := func(id uint64) request {
+		return request{incoming: protocol.Incoming[protocol.HostMessage]{CallID: id}}
+	}
+	for id := uint64(1); id <= 2*maxAnswers; id++ {
+		if fresh, _ := a.begin(of(id)); !fresh {
+			t.Fatalf("call %d is not fresh", id)
+		}
+		if fresh, known := a.begin(of(id)); fresh || known != nil {
+			t.Fatalf("call %d is not under way", id)
+		}
+		a.end(id, answer{message: protocol.OK{}})
+	}
+	if len(a.given) != maxAnswers || len(a.order) != maxAnswers || len(a.underWay) != 0 {
+		t.Errorf("%d answers, %d in order, %d under way", len(a.given), len(a.order), len(a.underWay))
+	}
+	if _, known := a.begin(of(2 * maxAnswers)); known == nil {
+		t.Error("the last answer is forgotten")
+	}
+	if _, known := a.begin(of(0)); known == nil || known.err == nil {
+		t.Error("call id 0 is taken")
+	}
+}

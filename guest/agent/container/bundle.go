@@ -1,0 +1,113 @@
+package container
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// specification is what the agent itself needs of a container's OCI configuration; the rest goes to the OCI runtime as it came. It is
+// small on purpose: to decode the whole of specs.Spec costs an emulated guest milliseconds.
+type specification struct {
+	Process *specs.Process `json:"process"`
+	Linux   *struct {
+		Namespaces  []specs.LinuxNamespace  `json:"namespaces"`
+		Seccomp     *specs.LinuxSeccomp     `json:"seccomp"`
+		Personality *specs.LinuxPersonality `json:"personality"`
+	} `json:"linux"`
+}
+
+// parseSpec reads a container's specification and checks what cannot be left to the OCI runtime.
+func parseSpec(raw json.RawMessage) (*specification, error) {
+	var spec specification
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, fmt.Errorf("specification: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if err := checkProcess(spec.Process); err != nil {
+		return nil, err
+	}
+	if spec.Linux == nil {
+		return nil, fmt.Errorf("specification: no linux section: %w", errdefs.ErrInvalidArgument)
+	}
+	return &spec, nil
+}
+
+func checkProcess(process *specs.Process) error {
+	switch {
+	case process == nil:
+		return fmt.Errorf("specification: no process: %w", errdefs.ErrInvalidArgument)
+	case len(process.Args) == 0 || process.Args[0] == "":
+		return fmt.Errorf("specification: the process has no program: %w", errdefs.ErrInvalidArgument)
+	case !filepath.IsAbs(process.Cwd):
+		return fmt.Errorf("specification: working directory %q is not absolute: %w", process.Cwd, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// hasNamespace tells whether the container has a namespace of that kind that is not the guest's own.
+func (s *specification) hasNamespace(kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+// localize returns the specification with this guest's rootfs and control group, and the terminal's size, and all else unchanged.
+func localize(raw json.RawMessage, rootfs, cgroup string, size *protocol.Size) ([]byte, error) {
+	return edit(raw, map[string]func(json.RawMessage) (json.RawMessage, error){
+		"root":  setter("path", rootfs),
+		"linux": setter("cgroupsPath", cgroup),
+		"process": func(process json.RawMessage) (json.RawMessage, error) {
+			if size == nil {
+				return process, nil
+			}
+			return setter("consoleSize", boxOf(*size))(process)
+		},
+	})
+}
+
+func boxOf(size protocol.Size) *specs.Box {
+	return &specs.Box{Width: uint(size.Cols), Height: uint(size.Rows)}
+}
+
+// edit changes some members of a JSON object.
+func edit(object json.RawMessage, edits map[string]func(json.RawMessage) (json.RawMessage, error)) (json.RawMessage, error) {
+	members := map[string]json.RawMessage{}
+	if len(object) > 0 {
+		if err := json.Unmarshal(object, &members); err != nil {
+			return nil, fmt.Errorf("specification: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	for name, change := range edits {
+		value, err := change(members[name])
+		if err != nil {
+			return nil, err
+		}
+		members[name] = value
+	}
+	return json.Marshal(members)
+}
+
+// setter sets one member of a JSON object.
+func setter(name string, value any) func(json.RawMessage) (json.RawMessage, error) {
+	return func(object json.RawMessage) (json.RawMessage, error) {
+		return edit(object, map[string]func(json.RawMessage) (json.RawMessage, error){
+			name: func(json.RawMessage) (json.RawMessage, error) { return json.Marshal(value) },
+		})
+	}
+}
+
+// writeBundle makes dir a bundle with that specification.
+func writeBundle(dir string, spec []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), spec, 0o600); err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+// Package container is the guest's containers: how they are prepared, run, looked at and removed, and how the standard streams of
+// their processes are joined to byte streams of the host.
+//
+// # A container
+//
+//	              Prepare          Run               init ends          Remove
+//	(unknown) ------------> prepared ----> starting ----> running ------------> stopped ----> (unknown)
+//	                          ^  |             |          ^     |                  ^
+//	                          |  | Remove      | fails    |     | Pause            | init is killed
+//	                          |  v             |   Resume |     v                  |
+//	                          | (unknown)      |          +-- paused --------------+
+//	                          +----------------+
+//
+// A failed start leaves nothing behind but the prepared container. Exec is for running containers only.
+//
+// # A process
+//
+//	reserved ----> started ----> ended ----> reported
+//	    |
+//	    +-> (unknown): it could not be started
+//
+// What is said of a process is in this order: its Started, then its stream ends and out-of-memory events, then its Exit, once. The Exit waits
+// until the output has been read to its end, at most drainTimeout after the process's death: what the process left behind may hold the
+// pipe for ever, and the host may read slowly or not at all. Of a container's exits the init's is the last.
+//
+// # Standard streams
+//
+// A pipe and a pump per stream, or a pseudo-terminal and two pumps. Output is never closed by the guest first: a vsock backend may lose what
+// it still buffers then. Its end is announced (StreamEnd), with its length, and the host closes after it has read that much. Input ends
+// where its stream ends.
+package container

@@ -1,0 +1,214 @@
+package container
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+func TestCanNative(t *testing.T) {
+	caps := func(names ...string) *specs.LinuxCapabilities {
+		return &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
+	}
+	adjust := -500
+	for name, c := range map[string]struct {
+		change func(*specification, *specs.Process)
+		want   bool
+	}{
+		"plain": {func(*specification, *specs.Process) {}, true},
+		"all of it": {func(_ *specification, p *specs.Process) {
+			p.Terminal, p.NoNewPrivileges, p.OOMScoreAdj = true, true, &adjust
+		}, true},
+		"known limit":       {func(_ *specification, p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE"}} }, true},
+		"unknown limit":     {func(_ *specification, p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NEW"}} }, false},
+		"user":              {func(_ *specification, p *specs.Process) { p.User.UID = 1 }, false},
+		"no capabilities":   {func(_ *specification, p *specs.Process) { p.Capabilities = nil }, false},
+		"unknown":           {func(_ *specification, p *specs.Process) { p.Capabilities = caps("CAP_NEW") }, false},
+		"ambient":           {func(_ *specification, p *specs.Process) { p.Capabilities.Ambient = []string{"CAP_KILL"} }, false},
+		"tracer":            {func(_ *specification, p *specs.Process) { p.Capabilities = caps("CAP_SYS_PTRACE") }, false},
+		"init is a tracer":  {func(s *specification, _ *specs.Process) { s.Process.Capabilities = caps("CAP_SYS_PTRACE") }, false},
+		"apparmor":          {func(_ *specification, p *specs.Process) { p.ApparmorProfile = "x" }, false},
+		"selinux":           {func(_ *specification, p *specs.Process) { p.SelinuxLabel = "x" }, false},
+		"scheduler":         {func(_ *specification, p *specs.Process) { p.Scheduler = &specs.Scheduler{} }, false},
+		"io priority":       {func(_ *specification, p *specs.Process) { p.IOPriority = &specs.LinuxIOPriority{} }, false},
+		"processors":        {func(_ *specification, p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{} }, false},
+		"seccomp":           {func(s *specification, _ *specs.Process) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, false},
+		"personality":       {func(s *specification, _ *specs.Process) { s.Linux.Personality = &specs.LinuxPersonality{} }, false},
+		"guest's processes": {func(s *specification, _ *specs.Process) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, false},
+		"user namespace": {func(s *specification, _ *specs.Process) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		}, false},
+		"time namespace": {func(s *specification, _ *specs.Process) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec, err := parseSpec([]byte(`{"process": {"args": ["x"], "cwd": "/", "capabilities": {}}, "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			process := &specs.Process{Args: []string{"x"}, Cwd: "/", Capabilities: caps("CAP_KILL")}
+			c.change(spec, process)
+			if got := canNative(spec, process); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestNativeIsAsCrun starts the same process in both ways and compares all that it can see of itself.
+func TestNativeIsAsCrun(t *testing.T) {
+	h := newHost(t)
+	k := h.run("c", h.spec("sh", "-c", "echo up; exec sleep 1000"))
+	k.expect("up")
+	const look = `
+		grep -E '^(Uid|Gid|Groups|Umask|Cap|NoNewPrivs|Seccomp|Sig[^Q]|Shd)' /proc/self/status
+		cat /proc/self/limits /proc/self/cgroup /proc/self/oom_score_adj
+		for ns in ipc mnt net pid uts cgroup user time; do ls -l /proc/self/ns/$ns | grep -o '[a-z]*:.*'; done
+		ls -l /proc/self/fd | sed 's/ [A-Z].*:.. /:/; s/:.[0-9]*.$//'; pwd; env; umask; ls /
+		read pid name state ppid pgrp sid tty tpgid rest < /proc/$$/stat; echo leader $((pid - sid)) $((pid - pgrp)) $ppid $tty $((pid - tpgid))
+	`
+	umask := uint32(0o027)
+	few := []string{"CAP_CHOWN", "CAP_KILL"}
+	for name, change := range map[string]func(*specs.Process){
+		"plain":  func(*specs.Process) {},
+		"no cap": func(p *specs.Process) { p.Capabilities = &specs.LinuxCapabilities{} },
+		"caps": func(p *specs.Process) {
+			p.Capabilities = &specs.LinuxCapabilities{Bounding: few, Effective: few[:1], Permitted: few, Inheritable: few[1:]}
+		},
+		"new privileges": func(p *specs.Process) { p.NoNewPrivileges = false },
+		"groups": func(p *specs.Process) {
+			p.User.GID, p.User.AdditionalGids = 5, []uint32{7, 8, 9}
+			p.Rlimits = nil // to limit a process of another group takes CAP_SYS_RESOURCE, which not every test machine gives
+		},
+		"umask": func(p *specs.Process) { p.User.Umask = &umask },
+		"limits": func(p *specs.Process) {
+			p.Rlimits = []specs.POSIXRlimit{
+				{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_NPROC", Soft: 500, Hard: 500},
+				{Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 1 << 21},
+			}
+		},
+		"no limits":   func(p *specs.Process) { p.Rlimits = nil },
+		"elsewhere":   func(p *specs.Process) { p.Cwd = "/bin"; p.Env = append(p.Env, "A=b c", "B=") },
+		"at a path":   func(p *specs.Process) { p.Args[0] = "/bin/sh" },
+		"path in env": func(p *specs.Process) { p.Env = []string{"PATH=/nowhere:/bin"} },
+		"terminal":    func(p *specs.Process) { p.Terminal = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			process := h.spec("sh", "-c", look).Process
+			change(process)
+			if !canNative(h.set.containers["c"].spec, process) {
+				t.Fatal("not for native")
+			}
+			h.t = t
+			native, general := h.execBy(false, process), h.execBy(true, process)
+			if !strings.Contains(native, "CapEff") || !strings.Contains(native, "leader 0 0") {
+				t.Errorf("native: %s", native)
+			}
+			checkLines(t, native, general, process.Terminal)
+		})
+	}
+}
+
+func TestNativeScore(t *testing.T) {
+	h := newHost(t)
+	k := h.run("c", h.spec("sh", "-c", "echo up; exec sleep 1000"))
+	k.expect("up")
+	score := 321
+	process := h.spec("cat", "/proc/self/oom_score_adj").Process
+	process.OOMScoreAdj = &score
+	if out := h.exec("c", process).output("stdout"); out != "321\n" {
+		t.Errorf("score %q", out)
+	}
+}
+
+// checkLines compares what the process said when it was started in the one and in the other way. crun makes a process the leader of a
+// session only if it has a terminal; native always, as runc does.
+func checkLines(t *testing.T, native, crun string, terminal bool) {
+	t.Helper()
+	ours, theirs := strings.Split(native, "\n"), strings.Split(crun, "\n")
+	if len(ours) != len(theirs) {
+		t.Fatalf("native: %s\ncrun: %s", native, crun)
+	}
+	for i := range ours {
+		if ours[i] != theirs[i] && (terminal || !strings.HasPrefix(ours[i], "leader")) {
+			t.Errorf("native: %s\ncrun:   %s", ours[i], theirs[i])
+		}
+	}
+}
+
+// execBy runs a process natively or by crun and returns its output.
+func (h *host) execBy(crun bool, process *specs.Process) string {
+	h.t.Helper()
+	c := h.set.containers["c"]
+	c.mayTrace = crun
+	x, err := h.tryExec("c", process, &protocol.Size{Cols: 100, Rows: 30})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	out := x.output("stdout")
+	if process.Terminal {
+		return out
+	}
+	return out + x.output("stderr")
+}
+
+func TestNativeErrors(t *testing.T) {
+	h := newHost(t)
+	k := h.run("c", h.spec("sh", "-c", "echo up; exec sleep 1000"))
+	k.expect("up")
+	for name, c := range map[string]struct {
+		args []string
+		cwd  string
+		want error
+		text string
+	}{
+		"missing in path": {[]string{"nope"}, "/", unix.ENOENT, `"nope" not found in $PATH`},
+		"missing":         {[]string{"/bin/nope"}, "/", unix.ENOENT, "/bin/nope"},
+		"a directory":     {[]string{"/proc"}, "/", unix.EACCES, "/proc"},
+		"not executable":  {[]string{"/proc/version"}, "/", unix.EACCES, "/proc/version"},
+		"no directory":    {[]string{"true"}, "/nowhere", unix.ENOENT, "/nowhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			process := h.spec(c.args...).Process
+			process.Cwd = c.cwd
+			l := launch{container: h.set.containers["c"], requestID: 77, process: process}
+			io, err := openStdio(protocol.Streams{}, 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer io.close()
+			l.io = io
+			if _, err := h.set.native.start(t.Context(), l); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("error %v, want %v with %s", err, c.want, c.text)
+			}
+		})
+	}
+}
+
+func TestLookup(t *testing.T) {
+	for _, c := range []struct {
+		program string
+		env     []string
+		want    string
+		err     error
+	}{
+		{"sh", []string{"PATH=/nowhere:/bin"}, "/bin/sh", nil},
+		{"sh", nil, "/usr/bin/sh", nil},
+		{"sh", []string{"PATH=/nowhere", "PATH=/bin"}, "", unix.ENOENT},
+		{"passwd", []string{"PATH=/etc:/nowhere"}, "", unix.EACCES},
+		{"/etc/passwd", nil, "", unix.EACCES},
+		{"/bin/sh", nil, "/bin/sh", nil},
+		{"", []string{"PATH=/bin"}, "", unix.EACCES},
+	} {
+		got, err := lookup(c.program, c.env)
+		if got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("lookup(%q, %q) = %q, %v; want %q, %v", c.program, c.env, got, err, c.want, c.err)
+		}
+	}
+}

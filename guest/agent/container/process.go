@@ -1,0 +1,241 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// drainTimeout is how long a process's exit waits for its output after its death. Something else may hold the pipe for ever.
+const drainTimeout = 2 * time.Second
+
+// siblingTimeout is how long an init's exit waits for the exits of the other processes of its container, which the kernel has killed
+// and which wait for their own output at most drainTimeout.
+const siblingTimeout = drainTimeout + time.Second
+
+// Process is a process that the host started: a container's init or an exec.
+type Process struct {
+	requestID uint64
+	container *Container
+	init      bool
+	child     *reaper.Child
+	console   *terminal // nil without a terminal
+	oomBefore uint64    // the container's out-of-memory kills before the process started
+	logger    *slog.Logger
+
+	announced chan struct{} // closed when the host may hear of its end
+	outputs   sync.WaitGroup
+	drained   chan struct{} // closed when the outputs have ended
+	reported  chan struct{} // closed when the exit was reported
+
+	mu     sync.Mutex
+	conns  []net.Conn // the streams, for the removal of the container
+	closed bool
+}
+
+// follow joins a process that was just started to its streams and waits for its end, all in the background.
+func (p *Process) follow(streams protocol.Streams, io *stdio) {
+	// What is read and written here ends with the pipes' other ends and the connections.
+	if p.console != nil {
+		p.output("stdout", streams.Stdout, p.console.File)
+		p.input(streams.Stdin, p.console)
+	} else {
+		io.closeProcess()
+		for i, token := range [...]*protocol.Token{streams.Stdout, streams.Stderr} {
+			if io.outputs[i] != nil {
+				p.output([...]string{"stdout", "stderr"}[i], token, io.outputs[i])
+			}
+		}
+		if io.stdin != nil {
+			p.input(streams.Stdin, io.stdin)
+		}
+	}
+	go func() {
+		p.outputs.Wait()
+		if p.console != nil {
+			p.console.Close()
+		}
+		close(p.drained)
+	}()
+	go p.awaitExit()
+}
+
+// output pumps an output until its end and reports its length.
+func (p *Process) output(name string, token *protocol.Token, source *os.File) {
+	p.outputs.Add(1)
+	go func() {
+		conn := p.claim(name, token)
+		if p.console == nil {
+			defer source.Close()
+		}
+		sent := drain(source, conn)
+		if token != nil {
+			<-p.announced
+			p.container.set.reporter.StreamEnd(p.requestID, name, sent)
+		}
+		p.outputs.Done()
+		if conn != nil {
+			awaitClose(conn)
+			conn.Close()
+		}
+	}()
+}
+
+// inputEnd is where a process's input goes.
+type inputEnd interface {
+	Write([]byte) (int, error)
+	Close() error
+}
+
+// input pumps the host's input until its end.
+func (p *Process) input(token *protocol.Token, target inputEnd) {
+	go func() {
+		conn := p.claim("stdin", token)
+		if p.console == nil {
+			defer target.Close()
+		}
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		// A process that is gone reads no more; its pipe may be held by another.
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			select {
+			case <-p.child.Done():
+				conn.Close()
+			case <-ended:
+			}
+		}()
+		if feed(target, conn) && p.console != nil {
+			if err := p.console.inputDrained(); err != nil {
+				p.logger.Debug("end of terminal input", "error", err)
+			}
+		}
+	}()
+}
+
+// claim waits for the host's stream; nil if there is none.
+func (p *Process) claim(name string, token *protocol.Token) net.Conn {
+	if token == nil {
+		return nil
+	}
+	conn, err := p.container.set.streams.Claim(context.Background(), *token)
+	if err != nil {
+		p.logger.Warn("stream not joined", "stream", name, "error", err)
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		conn.Close()
+		return nil
+	}
+	p.conns = append(p.conns, conn)
+	return conn
+}
+
+// disconnect closes what is left of the streams.
+func (p *Process) disconnect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, conn := range p.conns {
+		conn.Close()
+	}
+}
+
+// awaitExit waits for the process's end and reports it.
+func (p *Process) awaitExit() {
+	<-p.child.Done()
+	timeout := time.NewTimer(drainTimeout)
+	defer timeout.Stop()
+	if p.init {
+		p.container.ended()
+	}
+	select {
+	case <-p.drained:
+	case <-timeout.C:
+	}
+	if p.init {
+		p.container.awaitSiblings(siblingTimeout)
+	}
+	<-p.announced
+	kills := p.container.reportOOM()
+	p.container.set.reporter.Exit(p.exit(kills > p.oomBefore))
+	close(p.reported)
+	p.container.forget(p)
+}
+
+// exit is what is said of the process's end. oom: the kernel killed a process of the container for want of memory in this one's life.
+func (p *Process) exit(oom bool) protocol.Exit {
+	exit := p.child.Exit()
+	said := protocol.Exit{
+		RequestID: p.requestID, Code: int32(exit.Code()), Reason: "exited", OOM: oom && (p.init || exit.Status.Signal() == unix.SIGKILL),
+		ExitedAt: exit.At.UnixNano(),
+	}
+	switch {
+	case !exit.Status.Signaled():
+	case exit.Status.Signal() == unix.SIGKILL && oom:
+		said.Reason = "oom"
+	case exit.Status.Signal() == unix.SIGKILL:
+		said.Reason = "killed"
+	default:
+		said.Reason = fmt.Sprintf("signal: %d", exit.Status.Signal())
+	}
+	return said
+}
+
+// RequestID is the host's name for the process.
+func (p *Process) RequestID() uint64 { return p.requestID }
+
+// Announce lets the host hear of the process's end: call it once the host has been told of its start.
+func (p *Process) Announce() { close(p.announced) }
+
+// signal sends a signal to the process; one that has ended is no error.
+func (p *Process) signal(signal unix.Signal) error { return p.child.Signal(signal) }
+
+func (p *Process) resize(size protocol.Size) error {
+	if p.console == nil {
+		return fmt.Errorf("resize process %d: it has no terminal: %w", p.requestID, errdefs.ErrFailedPrecondition)
+	}
+	select {
+	case <-p.drained: // the terminal is closed
+		return nil
+	default:
+	}
+	if err := p.console.resize(size); err != nil && p.running() {
+		return fmt.Errorf("resize process %d: %w", p.requestID, err)
+	}
+	return nil
+}
+
+func (p *Process) closeInput() error {
+	if p.console == nil {
+		return nil // a pipe ends with its stream
+	}
+	if err := p.console.closeInput(); err != nil && p.running() {
+		return fmt.Errorf("end the input of process %d: %w", p.requestID, err)
+	}
+	return nil
+}
+
+func (p *Process) running() bool {
+	select {
+	case <-p.child.Done():
+		return false
+	default:
+		return true
+	}
+}

@@ -1,0 +1,249 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// Streams are the byte streams that the host opens.
+type Streams interface {
+	// Claim waits for the stream with that token. The connection is the caller's.
+	Claim(ctx context.Context, token protocol.Token) (net.Conn, error)
+}
+
+// Reporter is told what happens to processes. Its calls do not wait.
+type Reporter interface {
+	StreamEnd(requestID uint64, stream string, bytes uint64)
+	OOM(containerID string)
+	Exit(exit protocol.Exit)
+}
+
+// Options are what a Set needs of its surroundings.
+type Options struct {
+	Reaper     *reaper.Reaper
+	Streams    Streams
+	Reporter   Reporter
+	Logger     *slog.Logger
+	Dir        string                      // where bundles are made
+	CgroupRoot string                      // where cgroup v2 is mounted
+	Share      string                      // where the host's file share is mounted
+	MountShare func(context.Context) error // mounts it; called until it succeeds once
+	Unmount    func() error                // undoes MountShare
+	Crun       string                      // path of the OCI runtime
+}
+
+// Set is the containers of a sandbox.
+type Set struct {
+	Options
+	streams  Streams
+	reporter Reporter
+	crun     starter
+	native   starter
+
+	mounting sync.Mutex // held while the share is mounted: whoever needs it has to wait anyway
+	mounted  bool
+
+	mu         sync.Mutex
+	stopping   bool
+	containers map[string]*Container
+	requests   map[uint64]*Container // every process id in use, and whose it is
+}
+
+// NewSet makes an empty set.
+func NewSet(options Options) *Set {
+	general := &crun{path: options.Crun, reaper: options.Reaper}
+	return &Set{
+		Options: options, streams: options.Streams, reporter: options.Reporter,
+		crun: general, native: &native{reaper: options.Reaper, general: general},
+		containers: map[string]*Container{}, requests: map[uint64]*Container{},
+	}
+}
+
+// maxContainers is far more than one virtual machine has use for; a pod has a handful.
+const maxContainers = 1024
+
+// Prepare makes a container known whose root directory lies at m.Rootfs below the share.
+func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
+	if err := checkID(m.ContainerID); err != nil {
+		return err
+	}
+	rootfs, err := below(s.Share, strings.TrimPrefix(m.Rootfs, s.Share+"/"))
+	if err != nil {
+		return fmt.Errorf("prepare container %s: rootfs: %w", m.ContainerID, err)
+	}
+	if err := s.mount(ctx); err != nil {
+		return fmt.Errorf("prepare container %s: %w", m.ContainerID, &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed})
+	}
+	if info, err := os.Stat(rootfs); err != nil {
+		return fmt.Errorf("prepare container %s: rootfs: %w", m.ContainerID, err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("prepare container %s: rootfs %s is not a directory: %w", m.ContainerID, rootfs, errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopping:
+		return errStopping
+	case s.containers[m.ContainerID] != nil:
+		return fmt.Errorf("prepare container %s: %w", m.ContainerID, errdefs.ErrAlreadyExists)
+	case len(s.containers) >= maxContainers:
+		return fmt.Errorf("prepare container %s: there are %d already: %w", m.ContainerID, maxContainers, errdefs.ErrResourceExhausted)
+	}
+	s.containers[m.ContainerID] = &Container{
+		set: s, id: m.ContainerID, dir: filepath.Join(s.Dir, m.ContainerID), rootfs: rootfs,
+		cgroup: cgroup(filepath.Join(s.CgroupRoot, cgroupName(m.ContainerID))),
+		logger: s.Logger.With("container", m.ContainerID), processes: map[uint64]*Process{},
+	}
+	return nil
+}
+
+func (s *Set) mount(ctx context.Context) error {
+	s.mounting.Lock()
+	defer s.mounting.Unlock()
+	if s.mounted {
+		return nil
+	}
+	err := s.MountShare(ctx)
+	s.mounted = err == nil
+	return err
+}
+
+// Run starts a container's init. The host hears of its end only after Announce.
+func (s *Set) Run(ctx context.Context, m protocol.Run) (*Process, error) {
+	c, err := s.container(m.ContainerID)
+	if err != nil {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	return c.run(ctx, m)
+}
+
+// Exec starts one more process in a running container. The host hears of its end only after Announce.
+func (s *Set) Exec(ctx context.Context, m protocol.Exec) (*Process, error) {
+	c, err := s.container(m.ContainerID)
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	return c.exec(ctx, m)
+}
+
+// Remove forgets a container that does not run, and removes what is left of it.
+func (s *Set) Remove(m protocol.Remove) error {
+	c, err := s.container(m.ContainerID)
+	if err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	return c.remove()
+}
+
+// maxSignal is the highest signal number of Linux.
+const maxSignal = 64
+
+// Signal sends a signal to a process, or with m.All to all of its container. A process that has ended is no error.
+func (s *Set) Signal(m protocol.Signal) error {
+	if m.Signal < 0 || m.Signal > maxSignal {
+		return fmt.Errorf("signal %d to process %d: want 0 to %d: %w", m.Signal, m.RequestID, maxSignal, errdefs.ErrInvalidArgument)
+	}
+	c, p, err := s.process(m.RequestID)
+	switch {
+	case err != nil:
+		return fmt.Errorf("signal: %w", err)
+	case m.All:
+		return c.signalAll(unix.Signal(m.Signal))
+	case p == nil:
+		return nil
+	}
+	return p.signal(unix.Signal(m.Signal))
+}
+
+// Resize sets the size of a process's terminal.
+func (s *Set) Resize(m protocol.Resize) error {
+	_, p, err := s.process(m.RequestID)
+	if err != nil {
+		return fmt.Errorf("resize: %w", err)
+	}
+	if p == nil {
+		return nil
+	}
+	return p.resize(m.Size)
+}
+
+// CloseStdin ends a process's terminal input once its stream has ended.
+func (s *Set) CloseStdin(m protocol.CloseStdin) error {
+	_, p, err := s.process(m.RequestID)
+	if err != nil {
+		return fmt.Errorf("close stdin: %w", err)
+	}
+	if p == nil {
+		return nil
+	}
+	return p.closeInput()
+}
+
+// container finds a container.
+func (s *Set) container(id string) (*Container, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+}
+
+// process finds a process, nil if it has ended, and its container.
+func (s *Set) process(requestID uint64) (*Container, *Process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.requests[requestID]
+	if c == nil {
+		return nil, nil, fmt.Errorf("process %d: %w", requestID, errdefs.ErrNotFound)
+	}
+	if p := c.processes[requestID]; p != nil {
+		return c, p, nil
+	}
+	for _, ended := range c.exited {
+		if ended == requestID {
+			return c, nil, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("process %d is not started yet: %w", requestID, errdefs.ErrNotFound)
+}
+
+// reserve takes a process id before the process is started.
+func (s *Set) reserve(requestID uint64, c *Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopping:
+		return errStopping
+	case requestID == 0:
+		return fmt.Errorf("process id 0: %w", errdefs.ErrInvalidArgument)
+	case s.requests[requestID] != nil:
+		return fmt.Errorf("process %d: %w", requestID, errdefs.ErrAlreadyExists)
+	}
+	s.requests[requestID] = c
+	return nil
+}
+
+// release gives the id of a process that did not start back.
+func (s *Set) release(requestID uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.requests, requestID)
+}
+
+var errStopping = fmt.Errorf("the machine is being stopped: %w", errdefs.ErrFailedPrecondition)

@@ -1,0 +1,41 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// streamTimeout is how long the opening of a byte stream may take: the guest has to answer only that it knows the token.
+const streamTimeout = 10 * time.Second
+
+// OpenStream opens the byte stream of a token. The connection is the caller's.
+func (s *Session) OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	conn, err := s.transport.Dial(ctx, protocol.StreamPort)
+	if err != nil {
+		return nil, fmt.Errorf("open stream of the guest: %w", err)
+	}
+	if err := claim(ctx, conn, token); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("open stream of the guest: %w", err)
+	}
+	return conn, nil
+}
+
+// claim asks for the token's stream on a new connection.
+func claim(ctx context.Context, conn net.Conn, token protocol.Token) error {
+	interrupted := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err := protocol.WritePreamble(conn, protocol.Preamble{Kind: protocol.StreamProcess, Token: token})
+	if err == nil {
+		err = protocol.ReadStatus(conn)
+	}
+	if !interrupted() {
+		return ctx.Err() // and the deadline may still be about to be set
+	}
+	return err
+}

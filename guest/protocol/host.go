@@ -1,0 +1,240 @@
+package protocol
+
+import "encoding/json"
+
+// HostMessage is one thing that the host says to the agent. Its JSON carries the message's name under the key "type".
+type HostMessage interface{ hostMessage() }
+
+// Auth opens a session: the first host to speak sets the token, later sessions must present it.
+type Auth struct {
+	Token           Secret `json:"token"`
+	ProtocolVersion uint32 `json:"protocol_version"`
+	// Clock is the host's time in nanoseconds since the Unix epoch; the agent sets its own clock from it. Absent: left alone.
+	Clock *int64 `json:"clock,omitempty" wire:"option"`
+	// Entropy (at most 64 bytes) is mixed into the guest's random number generator before anything runs.
+	Entropy []byte `json:"entropy,omitempty" wire:"default"`
+	// Ack is the sequence up to which the host has seen exits and stream ends; what follows it is sent again.
+	Ack uint64 `json:"ack,omitzero" wire:"default"`
+}
+
+// Run starts the init process of a prepared container.
+type Run struct {
+	// RequestID names the process for the life of the sandbox: chosen by the host, never 0, never reused.
+	RequestID uint64   `json:"request_id"`
+	Command   []string `json:"command"`
+	Env       []Pair   `json:"env"`
+	Workdir   *string  `json:"workdir" wire:"option"`
+
+	ContainerID string          `json:"container_id,omitzero" wire:"default"`
+	Spec        json.RawMessage `json:"spec,omitzero" wire:"default"` // OCI configuration, translated for the guest
+	Rootfs      string          `json:"rootfs,omitzero" wire:"default"`
+	Terminal    bool            `json:"terminal,omitzero" wire:"default"`
+	Streams     *Streams        `json:"streams,omitempty" wire:"option"`
+	Size        *Size           `json:"size,omitempty" wire:"option"`
+}
+
+// Exec starts one more process in a running container.
+type Exec struct {
+	RequestID uint64   `json:"request_id"`
+	Command   []string `json:"command"`
+	TTY       bool     `json:"tty"`
+
+	ContainerID string          `json:"container_id,omitzero" wire:"default"`
+	Env         []Pair          `json:"env,omitempty" wire:"default"`
+	Workdir     *string         `json:"workdir,omitempty" wire:"option"`
+	User        *string         `json:"user,omitempty" wire:"option"`
+	Process     json.RawMessage `json:"process,omitzero" wire:"default"` // OCI process
+	Streams     *Streams        `json:"streams,omitempty" wire:"option"`
+	Size        *Size           `json:"size,omitempty" wire:"option"`
+}
+
+// Signal sends a signal to a process, or with All to every process of its container.
+type Signal struct {
+	RequestID uint64 `json:"request_id"`
+	Signal    int32  `json:"signal"`
+	All       bool   `json:"all,omitzero" wire:"default"`
+}
+
+// Stop ends the machine: processes are ended within the timeout, file systems synced and unmounted.
+type Stop struct {
+	TimeoutMS uint64 `json:"timeout_ms"`
+}
+
+// Prepare makes a container known: its rootfs is mounted and checked before its process is run.
+type Prepare struct {
+	ContainerID string `json:"container_id"`
+	// Rootfs is the path of the container's root directory below the sandbox's file share.
+	Rootfs string `json:"rootfs"`
+}
+
+// Remove forgets a container whose processes have ended and undoes what Prepare did.
+type Remove struct {
+	ContainerID string `json:"container_id"`
+}
+
+// Resize sets the size of a process's terminal.
+type Resize struct {
+	RequestID uint64 `json:"request_id"`
+	Size      Size   `json:"size"`
+}
+
+// CloseStdin ends a process's standard input after the bytes already in its stream. Only a terminal needs it: a pipe's
+// input ends with its stream.
+type CloseStdin struct {
+	RequestID uint64 `json:"request_id"`
+}
+
+// ListPids asks for the processes of a container.
+type ListPids struct {
+	ContainerID string `json:"container_id"`
+}
+
+// Stats asks for the resource use of a container.
+type Stats struct {
+	ContainerID string `json:"container_id"`
+}
+
+// Pause freezes a container.
+type Pause struct {
+	ContainerID string `json:"container_id"`
+}
+
+// Resume thaws a container.
+type Resume struct {
+	ContainerID string `json:"container_id"`
+}
+
+// Update changes the resource limits of a container.
+type Update struct {
+	ContainerID string          `json:"container_id"`
+	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources
+}
+
+// Network configures the guest's network interfaces.
+type Network struct {
+	Config json.RawMessage `json:"config"`
+}
+
+// Mount mounts a file system in the guest.
+type Mount struct {
+	Source  string   `json:"source"`
+	Target  string   `json:"target"`
+	FSType  string   `json:"fstype"`
+	Options []string `json:"options,omitempty" wire:"default"`
+}
+
+// Unmount undoes a Mount.
+type Unmount struct {
+	Target string `json:"target"`
+}
+
+// Plug waits until a device that the host plugged is usable.
+type Plug struct {
+	Device string `json:"device"`
+}
+
+// SetClock sets the guest's clock to the host's: nanoseconds since the Unix epoch.
+type SetClock struct {
+	UnixNano int64 `json:"unix_nano"`
+}
+
+// Reseed mixes the host's randomness (at most 64 bytes) into the guest's generator.
+type Reseed struct {
+	Entropy []byte `json:"entropy"`
+}
+
+// Cancel ends a long command.
+type Cancel struct {
+	CallID uint64 `json:"call_id"`
+}
+
+// Ack says that the host has seen every exit and stream end up to Sequence; the agent forgets them.
+type Ack struct {
+	Sequence uint64 `json:"sequence"`
+}
+
+// Ping asks the other side for a Pong with equal data. Both sides send it.
+type Ping struct {
+	Data uint64 `json:"data"`
+}
+
+// Bye says that the sender closes the session on purpose.
+type Bye struct {
+	Reason string `json:"reason,omitzero" wire:"default"`
+}
+
+// Data answers a DataRequest: the named thing, or an error.
+type Data struct {
+	Name    string  `json:"name"`
+	Content []byte  `json:"content,omitempty" wire:"default"`
+	Error   *string `json:"error,omitempty" wire:"option"`
+}
+
+// Streams holds the tokens of the byte streams that a process's standard streams are joined to; absent: no stream.
+type Streams struct {
+	Stdin  *Token `json:"stdin,omitempty" wire:"option"`
+	Stdout *Token `json:"stdout,omitempty" wire:"option"`
+	Stderr *Token `json:"stderr,omitempty" wire:"option"`
+}
+
+// Size is the size of a terminal in characters.
+type Size struct {
+	Cols uint16 `json:"cols"`
+	Rows uint16 `json:"rows"`
+}
+
+var hostMessages = map[string]HostMessage{
+	"auth":        Auth{},
+	"run":         Run{},
+	"exec":        Exec{},
+	"signal":      Signal{},
+	"stop":        Stop{},
+	"prepare":     Prepare{},
+	"remove":      Remove{},
+	"resize":      Resize{},
+	"close_stdin": CloseStdin{},
+	"pids":        ListPids{},
+	"stats":       Stats{},
+	"pause":       Pause{},
+	"resume":      Resume{},
+	"update":      Update{},
+	"network":     Network{},
+	"mount":       Mount{},
+	"unmount":     Unmount{},
+	"plug":        Plug{},
+	"clock":       SetClock{},
+	"reseed":      Reseed{},
+	"cancel":      Cancel{},
+	"ack":         Ack{},
+	"ping":        Ping{},
+	"pong":        Pong{},
+	"data":        Data{},
+	"bye":         Bye{},
+}
+
+func (Auth) hostMessage()       {}
+func (Run) hostMessage()        {}
+func (Exec) hostMessage()       {}
+func (Signal) hostMessage()     {}
+func (Stop) hostMessage()       {}
+func (Prepare) hostMessage()    {}
+func (Remove) hostMessage()     {}
+func (Resize) hostMessage()     {}
+func (CloseStdin) hostMessage() {}
+func (ListPids) hostMessage()   {}
+func (Stats) hostMessage()      {}
+func (Pause) hostMessage()      {}
+func (Resume) hostMessage()     {}
+func (Update) hostMessage()     {}
+func (Network) hostMessage()    {}
+func (Mount) hostMessage()      {}
+func (Unmount) hostMessage()    {}
+func (Plug) hostMessage()       {}
+func (SetClock) hostMessage()   {}
+func (Reseed) hostMessage()     {}
+func (Cancel) hostMessage()     {}
+func (Ack) hostMessage()        {}
+func (Ping) hostMessage()       {}
+func (Pong) hostMessage()       {}
+func (Data) hostMessage()       {}
+func (Bye) hostMessage()        {}

@@ -1,0 +1,112 @@
+// Package hypervisor is the virtual machine monitor behind one small interface.
+//
+// A machine is always made the same way: it comes into being paused and bare (CPU, memory, kernel, initramfs; no identity),
+// by Boot or by Restore of a saved template; then its identity devices are plugged; then it is resumed.
+//
+//	             Plug, Save              Plug, Unplug
+//	               ┌──┐                     ┌──┐
+//	Boot ───────▶ ┌┴──▼────┐    Resume    ┌─┴──▼────┐
+//	Restore ────▶ │ paused │ ───────────▶ │ running │
+//	              └───┬────┘ ◀─────────── └────┬────┘
+//	                  │           Pause        │
+//	                  └──────▶ stopped ◀───────┘    Stop, or the machine ended by itself; Wait tells
+//
+// A call that the machine's state does not allow fails with errdefs.ErrFailedPrecondition and changes nothing. Unplug needs a
+// running guest, because the guest lets go of the device. Save needs a machine without identity devices.
+package hypervisor
+
+import (
+	"context"
+	"os"
+)
+
+// Config describes a bare machine.
+type Config struct {
+	// Name is for logs, errors and process titles.
+	Name string
+	// Dir is where the machine's sockets live while they are being connected. It exists, is the caller's, and is short enough for a
+	// unix socket's path (below 80 bytes). The caller removes it after Stop.
+	Dir         string
+	Kernel      string   // path of an uncompressed vmlinux with a PVH entry
+	Initrd      string   // path of the initramfs
+	Cmdline     []string // kernel parameters, after those that the driver's machine needs (console, reset, randomness)
+	VCPUs       int
+	MemoryMiB   int
+	Accelerator Accelerator
+}
+
+// Driver makes machines.
+type Driver interface {
+	// Boot starts a machine from its kernel. It returns it paused, before its first instruction. On error nothing is left behind.
+	Boot(ctx context.Context, config Config) (Machine, error)
+	// Restore makes a machine from what Save wrote in dir, paused where it was saved. The configuration has to be the saved
+	// machine's (errdefs.ErrFailedPrecondition if not). On error nothing is left behind.
+	Restore(ctx context.Context, config Config, dir string) (Machine, error)
+}
+
+// Machine is one virtual machine. Its methods are safe for concurrent use; those that change it take turns.
+type Machine interface {
+	// Plug adds a device. What the device needs on the host is started first and ends with the device or the machine.
+	// errdefs.ErrAlreadyExists: the identifier is taken; errdefs.ErrResourceExhausted: no free port.
+	Plug(ctx context.Context, device Device) error
+	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.
+	Unplug(ctx context.Context, id string) error
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	// Save writes the state of a paused machine without identity devices into dir, which exists. The machine stays paused.
+	Save(ctx context.Context, dir string) error
+	// Wait returns once the machine has ended, or with the context's error. It returns nil if the machine ended by Stop or by the
+	// guest's own power-off; else the error (errdefs.ErrUnavailable) says how it ended, with the guest's last console lines.
+	Wait(ctx context.Context) error
+	// Stop ends the machine and its daemons and waits until they are gone. It may be called in any state, more than once.
+	// The error is the context's: the ending goes on without the caller.
+	Stop(ctx context.Context) error
+	// Processes lists the host processes of the machine, so that another process can end them should this one die.
+	Processes() []Process
+	// Console returns the last of the guest's console, at most 16 KiB, without control characters. It is the guest's word:
+	// for people's eyes only.
+	Console() string
+}
+
+// Device is something that can be plugged: Vsock or Share. Its identifier is unique in the machine: a letter, then up to 31
+// letters, digits, '-', '_' or '.'.
+type Device interface{ DeviceID() string }
+
+// Vsock joins guest and host by the given socket device.
+type Vsock struct {
+	ID     string
+	Socket VsockDevice
+}
+
+// VsockDevice is the host's half of a vsock device, as package vsock makes it. It stays its maker's, who closes it after the
+// machine has stopped. It can be plugged once.
+type VsockDevice interface {
+	// CID is the guest's context identifier.
+	CID() uint32
+	// Attachment is what the machine monitor is given to reach the device.
+	Attachment() VsockAttachment
+	// Processes lists the device's daemons.
+	Processes() []Process
+}
+
+// VsockAttachment is an open file that stands for a vsock device's host half.
+type VsockAttachment struct {
+	// VhostUser tells what File is: a connected socket to a vhost-user daemon, or else an open /dev/vhost-vsock whose guest CID is set.
+	VhostUser bool
+	// File stays the device's; the machine monitor gets a duplicate.
+	File *os.File
+}
+
+// Share is a host directory that the guest mounts with virtio-fs. Mounts below it are visible to the guest; those made later
+// too, if Dir is a mount point with shared propagation.
+type Share struct {
+	ID  string
+	Tag string // what the guest mounts, at most 36 bytes
+	Dir string
+}
+
+// DeviceID implements Device.
+func (v Vsock) DeviceID() string { return v.ID }
+
+// DeviceID implements Device.
+func (s Share) DeviceID() string { return s.ID }

@@ -1,0 +1,123 @@
+package qemu
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+// ports is the number of PCI Express ports that devices can be plugged into: one for vsock, one for the file share, two to spare
+// (network, disks). Each costs 15 ms of an emulated boot.
+const ports = 4
+
+// The files that QEMU inherits, by their numbers in its process.
+const (
+	monitorFD = 3
+	memoryFD  = 4
+)
+
+// arguments is the command line of a paused machine; accelerator is kvm or tcg. A machine that takes its state from a file waits
+// for it (restore), else it is before its first instruction.
+func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, restore bool) []string {
+	args := []string{
+		"-name", "limpet-" + escape(config.Name),
+		"-S",
+		// The machine resets only when the guest's kernel panics: that is its end.
+		"-no-reboot",
+		// Nothing but what is listed here.
+		"-no-user-config", "-nodefaults", "-display", "none",
+		"-machine", machineType,
+		// A firmware that does nothing but start the kernel saves a tenth of an emulated boot. It comes with QEMU.
+		"-bios", "qboot.rom",
+		"-accel", string(accelerator),
+		"-cpu", processor(accelerator),
+		"-smp", fmt.Sprint(config.VCPUs),
+		"-m", fmt.Sprintf("%dM", config.MemoryMiB),
+		// Memory is a file of ours, shared: vhost-user daemons map it, and Save reads it.
+		"-object", fmt.Sprintf("memory-backend-file,id=memory,share=on,size=%dM,mem-path=/proc/self/fd/%d", config.MemoryMiB, memoryFD),
+		"-kernel", config.Kernel,
+		"-initrd", config.Initrd,
+		"-append", strings.Join(append(kernelParameters(accelerator), config.Cmdline...), " "),
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD), "-mon", "chardev=monitor,mode=control",
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		// Daemons are our processes, so QEMU never has a reason to start or to become anything.
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	}
+	for i := range ports {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d", port(i), firstPortSlot+i, i+1))
+	}
+	if restore {
+		args = append(args, "-incoming", "defer")
+	}
+	return args
+}
+
+// machineType is q35 without what no guest of ours has a driver for: less to emulate, to enumerate and to attack.
+const machineType = "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,i8042=off,smm=off,usb=off"
+
+// firstPortSlot is the place of the first port on the root bus; the host bridge is at 0.
+const firstPortSlot = 1
+
+// port names a port; devices are plugged into the bus of that name.
+func port(i int) string { return fmt.Sprintf("port%d", i) }
+
+// processor is the -cpu of an accelerator. TCG's has rdrand, which the guest's first randomness comes from (random.trust_cpu), and
+// goes without "fast" string operations: TCG runs rep movsb byte by byte, and copies are four times faster by other means.
+func processor(accelerator hypervisor.Accelerator) string {
+	if accelerator == hypervisor.AcceleratorKVM {
+		return "host"
+	}
+	return "max,-erms,-fsrm"
+}
+
+// kernelParameters are those that belong to this machine and its command line.
+func kernelParameters(accelerator hypervisor.Accelerator) []string {
+	parameters := []string{
+		"console=ttyS0",
+		"panic=-1", "reboot=t", // a panic ends the machine at once, by a triple fault: there is no i8042 to reset it
+		"random.trust_cpu=on", // else the first getrandom waits a second
+		"pcie_ports=compat",   // the ports need no services, as hot-plug is ACPI's; probing for them takes time
+	}
+	if accelerator == hypervisor.AcceleratorTCG {
+		parameters = append(parameters, "clearcpuid=rep_good") // see processor
+	}
+	return parameters
+}
+
+// escape makes a text fit for a value in QEMU's comma-separated options.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+// device is what plugging takes: the chardev to a vhost-user daemon, if there is one, and device_add's arguments.
+type device struct {
+	chardev   map[string]any
+	arguments map[string]any
+}
+
+// vsockDevice plans the plugging of a vsock device whose file has been passed under its identifier.
+func vsockDevice(id, port string, cid uint32, vhostUser bool) device {
+	if vhostUser {
+		return device{
+			chardev:   chardev(id),
+			arguments: map[string]any{"driver": "vhost-user-vsock-pci", "id": id, "bus": port, "chardev": chardevID(id)},
+		}
+	}
+	return device{arguments: map[string]any{"driver": "vhost-vsock-pci", "id": id, "bus": port, "guest-cid": cid, "vhostfd": id}}
+}
+
+// shareDevice plans the plugging of a virtio-fs device whose daemon's socket has been passed under its identifier.
+func shareDevice(id, port, tag string) device {
+	return device{
+		chardev:   chardev(id),
+		arguments: map[string]any{"driver": "vhost-user-fs-pci", "id": id, "bus": port, "chardev": chardevID(id), "tag": tag},
+	}
+}
+
+// chardev is over the connected socket that has been passed under the device's identifier.
+func chardev(id string) map[string]any {
+	address := map[string]any{"type": "fd", "data": map[string]any{"str": id}}
+	backend := map[string]any{"type": "socket", "data": map[string]any{"addr": address, "server": false}}
+	return map[string]any{"id": chardevID(id), "backend": backend}
+}
+
+func chardevID(id string) string { return "chardev-" + id }

@@ -1,0 +1,235 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/internal/child"
+)
+
+const (
+	// quitGrace is how long QEMU may take to end when asked. It takes milliseconds.
+	quitGrace = 2 * time.Second
+	// undoTimeout bounds the undoing of a step whose own context is over.
+	undoTimeout = 5 * time.Second
+	// consoleLines of the guest's console go into an error.
+	consoleLines = 12
+)
+
+// state is a machine's, until it stops.
+type state string
+
+const (
+	paused  state = "paused"
+	running state = "running"
+)
+
+// machine implements hypervisor.Machine.
+//
+// Whoever changes it holds its turn: a channel and not a lock, because QEMU's answers are awaited meanwhile and the waiting for the
+// turn ends with the waiter's context or with the machine.
+type machine struct {
+	plan     *plan
+	logger   *slog.Logger
+	qemu     *child.Child
+	monitor  *monitor
+	console  *child.Tail
+	memory   *os.File
+	shutdown *expectation // QEMU's word why it ends
+
+	turn  chan struct{}
+	state state // by the turn
+
+	stop     sync.Once
+	stopping atomic.Bool
+	stopped  chan struct{} // closed when nothing is left of the machine
+	ended    chan struct{} // closed when QEMU has ended
+	verdict  error         // what Wait returns; valid after ended
+
+	mu      sync.Mutex
+	plugged map[string]*pluggedDevice // by identifier
+}
+
+func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tail, memory *os.File) *machine {
+	m := &machine{
+		plan:     p,
+		logger:   p.logger,
+		qemu:     qemu,
+		monitor:  monitor,
+		console:  console,
+		memory:   memory,
+		shutdown: monitor.expect(func(e event) bool { return e.Name == "SHUTDOWN" }),
+		turn:     make(chan struct{}, 1),
+		state:    paused,
+		stopped:  make(chan struct{}),
+		ended:    make(chan struct{}),
+		plugged:  map[string]*pluggedDevice{},
+	}
+	go m.watch()
+	m.logger.Debug("machine started", "pid", qemu.Process().PID, "accelerator", p.accelerator)
+	return m
+}
+
+// watch waits for QEMU's end and judges it.
+func (m *machine) watch() {
+	<-m.qemu.Done()
+	<-m.monitor.done // QEMU's last events have been read
+	shutdown, _ := m.shutdown.seen()
+	m.verdict = m.judge(shutdown.Reason)
+	m.logger.Debug("machine ended", "pid", m.qemu.Process().PID, "reason", shutdown.Reason, "error", m.verdict)
+	close(m.ended)
+}
+
+// judge turns the way QEMU ended into Wait's result. reason is from QMP's SHUTDOWN event, "" if there was none.
+func (m *machine) judge(reason string) error {
+	var how error
+	switch {
+	case m.stopping.Load():
+		return nil
+	case m.qemu.Err() != nil:
+		how = m.qemu.Explain(errors.New("the machine is lost"))
+	case reason == "guest-shutdown":
+		return nil
+	case reason == "guest-reset":
+		how = errors.New("the guest reset itself, as a kernel that panics does")
+	default:
+		how = m.qemu.Explain(fmt.Errorf("QEMU was told to end (%s)", reason))
+	}
+	if last := m.console.LastLines(consoleLines); last != "" {
+		how = fmt.Errorf("%w; the guest's console ends with:\n%s", how, last)
+	}
+	return fmt.Errorf("machine %s: %w: %w", m.plan.config.Name, errdefs.ErrUnavailable, how)
+}
+
+// Wait implements hypervisor.Machine.
+func (m *machine) Wait(ctx context.Context) error {
+	select {
+	case <-m.ended:
+		return m.verdict
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// begin takes the turn if the machine is in one of the states. The caller gives it back with end.
+func (m *machine) begin(ctx context.Context, verb string, allowed ...state) (end func(), err error) {
+	select {
+	case m.turn <- struct{}{}:
+	case <-m.ended:
+		return nil, m.refuse(verb, "stopped")
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s machine %s: %w", verb, m.plan.config.Name, ctx.Err())
+	}
+	if m.stopping.Load() || isClosed(m.ended) {
+		<-m.turn
+		return nil, m.refuse(verb, "stopped")
+	}
+	for _, state := range allowed {
+		if m.state == state {
+			return func() { <-m.turn }, nil
+		}
+	}
+	state := m.state
+	<-m.turn
+	return nil, m.refuse(verb, string(state))
+}
+
+func (m *machine) refuse(verb, state string) error {
+	return fmt.Errorf("%s machine %s: it is %s: %w", verb, m.plan.config.Name, state, errdefs.ErrFailedPrecondition)
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Pause implements hypervisor.Machine.
+func (m *machine) Pause(ctx context.Context) error {
+	return m.move(ctx, "pause", running, "stop", paused)
+}
+
+// Resume implements hypervisor.Machine.
+func (m *machine) Resume(ctx context.Context) error {
+	return m.move(ctx, "resume", paused, "cont", running)
+}
+
+func (m *machine) move(ctx context.Context, verb string, from state, command string, to state) error {
+	end, err := m.begin(ctx, verb, from)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := m.monitor.execute(ctx, command, nil); err != nil {
+		return fmt.Errorf("%s machine %s: %w", verb, m.plan.config.Name, err)
+	}
+	m.state = to
+	return nil
+}
+
+// Stop implements hypervisor.Machine.
+func (m *machine) Stop(ctx context.Context) error {
+	m.stop.Do(func() {
+		m.stopping.Store(true)
+		go m.dismantle()
+	})
+	select {
+	case <-m.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop machine %s: %w", m.plan.config.Name, ctx.Err())
+	}
+}
+
+// dismantle ends QEMU, then what served it. It keeps the turn: nothing can be begun after it.
+func (m *machine) dismantle() {
+	ctx, cancel := context.WithTimeout(context.Background(), quitGrace)
+	defer cancel()
+	if err := m.monitor.execute(ctx, "quit", nil); err == nil {
+		select {
+		case <-m.ended:
+		case <-ctx.Done():
+		}
+	}
+	m.qemu.Kill()
+	<-m.ended
+	m.turn <- struct{}{} // who has it notices that QEMU is gone
+	for _, device := range m.devices() {
+		device.end()
+	}
+	if err := m.memory.Close(); err != nil {
+		m.logger.Warn("machine's memory not closed", "error", err)
+	}
+	close(m.stopped)
+}
+
+// abandon stops a machine that did not come to be, and adds to the error what is known of QEMU.
+func (m *machine) abandon(err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	return errors.Join(m.qemu.Explain(err), m.Stop(ctx))
+}
+
+// Processes implements hypervisor.Machine.
+func (m *machine) Processes() []hypervisor.Process {
+	processes := []hypervisor.Process{m.qemu.Process()}
+	for _, device := range m.devices() {
+		processes = append(processes, device.processes()...)
+	}
+	return processes
+}
+
+// Console implements hypervisor.Machine.
+func (m *machine) Console() string { return m.console.String() }

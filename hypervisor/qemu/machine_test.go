@@ -1,0 +1,297 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+// TestMachine takes a machine from boot to power-off.
+func TestMachine(t *testing.T) {
+	l := newLab(t)
+	device := l.vsock()
+	share := shareDir(t)
+	write(t, filepath.Join(share, "early"), "early")
+
+	m := l.boot()
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: share}))
+	if err := m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: share}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second share0: %v", err)
+	}
+	if err := m.Pause(l.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("pause of a paused machine: %v", err)
+	}
+	l.check(m.Resume(l.ctx))
+	guest := l.greet(device)
+
+	t.Log("files")
+	guest.ask("mount limpet", "ok")
+	guest.ask("read /share/early", "early")
+	guest.ask("write /share/guest", "ok")
+	guest.ask("label /share/guest", "ok")
+	if text, err := os.ReadFile(filepath.Join(share, "guest")); string(text) != "of the guest" {
+		t.Errorf("the guest's file: %q, %v", text, err)
+	}
+	below := filepath.Join(share, "below")
+	mount(t, "tmpfs", below, "tmpfs")
+	write(t, filepath.Join(below, "late"), "late")
+	guest.ask("read /share/below/late", "late")
+
+	t.Log("dial")
+	if conn, err := device.Dial(l.ctx, 8000); !errdefs.IsUnavailable(err) {
+		t.Errorf("dial of a port without a listener: %v, %v", conn, err)
+	}
+	guest.ask("listen", "ok")
+	conn, err := device.Dial(l.ctx, 8000)
+	l.check(err)
+	defer conn.Close()
+	fmt.Fprintln(conn, "echo")
+	if line, err := bufio.NewReader(conn).ReadString('\n'); line != "echo\n" {
+		t.Errorf("echo: %q, %v", line, err)
+	}
+
+	t.Log("pause, resume")
+	l.check(m.Pause(l.ctx))
+	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("unplug from a paused machine: %v", err)
+	}
+	guest.tell("remember pause")
+	l.check(m.Resume(l.ctx))
+	if guest.lines.Scan(); guest.lines.Text() != "ok" {
+		t.Errorf("after resume: %q, %v", guest.lines.Text(), guest.lines.Err())
+	}
+
+	t.Log("unplug, plug while running")
+	guest.ask("unmount", "ok")
+	l.check(m.Unplug(l.ctx, "share0"))
+	if n := len(m.Processes()); n != 2 {
+		t.Errorf("%d processes without the share: %v", n, m.Processes())
+	}
+	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsNotFound(err) {
+		t.Errorf("a second unplug: %v", err)
+	}
+	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share1", Tag: "again", Dir: share}))
+	guest.ask("mount again", "ok")
+	guest.ask("read /share/early", "early")
+
+	t.Log("power off")
+	processes := m.Processes()
+	guest.tell("off")
+	l.check(m.Wait(l.ctx))
+	l.check(m.Stop(l.ctx))
+	l.check(m.Stop(l.ctx))
+	l.check(device.Close())
+	gone(t, processes)
+	if _, err := device.Accept(l.ctx); err == nil {
+		t.Error("a closed device accepts")
+	}
+	if err := m.Resume(l.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("resume of a stopped machine: %v", err)
+	}
+	if entries, err := os.ReadDir(l.config.Dir); err != nil || len(entries) > 0 {
+		t.Errorf("left in the machine's directory: %v, %v", entries, err)
+	}
+}
+
+// TestSaveRestore saves a machine without devices and makes two others of it.
+func TestSaveRestore(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	if _, err := l.driver.Restore(l.ctx, l.config, dir); !errdefs.IsNotFound(err) {
+		t.Errorf("restore from an empty directory: %v", err)
+	}
+	device := l.vsock()
+	m := l.boot()
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+	l.check(m.Resume(l.ctx))
+	guest := l.greet(device)
+	guest.ask("remember limpets", "ok")
+	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("save of a running machine: %v", err)
+	}
+	l.check(m.Pause(l.ctx))
+	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("save of a machine with a device: %v", err)
+	}
+	l.check(m.Resume(l.ctx))
+	l.check(m.Unplug(l.ctx, "vsock0"))
+	l.check(m.Pause(l.ctx))
+	l.check(m.Save(l.ctx, dir))
+
+	t.Log("the saved machine goes on")
+	resumed := l.vsock()
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock1", Socket: resumed}))
+	l.check(m.Resume(l.ctx))
+	l.greet(resumed).ask("recall", "limpets")
+	l.check(m.Stop(l.ctx))
+
+	for range 2 {
+		device := l.vsock()
+		m := l.own(l.driver.Restore(l.ctx, l.config, dir))
+		l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+		l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: shareDir(t)}))
+		l.check(m.Resume(l.ctx))
+		guest := l.greet(device)
+		guest.ask("recall", "limpets")
+		guest.ask("mount limpet", "ok")
+	}
+
+	other := l.config
+	other.MemoryMiB++
+	if _, err := l.driver.Restore(l.ctx, other, dir); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("restore as another machine: %v", err)
+	}
+}
+
+// TestPanic has the guest's kernel panic: the machine ends, and the error shows why.
+func TestPanic(t *testing.T) {
+	l := newLab(t)
+	device := l.vsock()
+	m := l.boot()
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+	l.check(m.Resume(l.ctx))
+	l.greet(device).tell("die")
+	err := m.Wait(l.ctx)
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "Attempted to kill init") {
+		t.Errorf("wait: %v", err)
+	}
+	if !strings.Contains(m.Console(), "init: ready") {
+		t.Errorf("console: %s", m.Console())
+	}
+}
+
+// TestKill kills QEMU from outside.
+func TestKill(t *testing.T) {
+	l := newLab(t)
+	m := l.boot()
+	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: shareDir(t)}))
+	processes := m.Processes()
+	l.check(unix.Kill(processes[0].PID, unix.SIGKILL))
+	if err := m.Wait(l.ctx); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "signal: killed") {
+		t.Errorf("wait: %v", err)
+	}
+	if err := m.Resume(l.ctx); err == nil {
+		t.Error("a killed machine resumes")
+	}
+	l.check(m.Stop(l.ctx))
+	gone(t, processes)
+}
+
+// TestStop stops a machine that never ran, and one whose QEMU hangs.
+func TestStop(t *testing.T) {
+	l := newLab(t)
+	for _, hang := range []bool{false, true} {
+		m := l.boot()
+		processes := m.Processes()
+		if hang {
+			l.check(unix.Kill(processes[0].PID, unix.SIGSTOP))
+			canceled, cancel := context.WithCancel(l.ctx)
+			cancel()
+			if err := m.Stop(canceled); !errors.Is(err, context.Canceled) {
+				t.Errorf("stop with a canceled context: %v", err)
+			}
+		}
+		l.check(m.Stop(l.ctx))
+		l.check(m.Wait(l.ctx))
+		gone(t, processes)
+	}
+}
+
+// TestPlugErrors checks what cannot be plugged, and that nothing is left of it.
+func TestPlugErrors(t *testing.T) {
+	l := newLab(t)
+	m := l.boot()
+	dir := shareDir(t)
+	for _, test := range []struct {
+		name   string
+		device hypervisor.Device
+		is     func(error) bool
+	}{
+		{"bad identifier", hypervisor.Share{ID: "a b", Tag: "limpet", Dir: dir}, errdefs.IsInvalidArgument},
+		{"no tag", hypervisor.Share{ID: "a", Dir: dir}, errdefs.IsInvalidArgument},
+		{"no directory", hypervisor.Share{ID: "a", Tag: "limpet", Dir: dir + "/none"}, errdefs.IsInvalidArgument},
+		{"device that QEMU refuses", hypervisor.Vsock{ID: "a", Socket: stranger{}}, func(err error) bool { return err != nil }},
+	} {
+		if err := m.Plug(l.ctx, test.device); !test.is(err) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+	for i := range ports {
+		l.check(m.Plug(l.ctx, hypervisor.Share{ID: fmt.Sprintf("share%d", i), Tag: fmt.Sprintf("tag%d", i), Dir: dir}))
+	}
+	if err := m.Plug(l.ctx, hypervisor.Share{ID: "more", Tag: "more", Dir: dir}); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("one device too many: %v", err)
+	}
+	if n := len(m.Processes()); n != 1+ports {
+		t.Errorf("%d processes", n)
+	}
+}
+
+// stranger is a vsock device whose file is none.
+type stranger struct{}
+
+func (stranger) CID() uint32                     { return 3 }
+func (stranger) Processes() []hypervisor.Process { return nil }
+func (stranger) Attachment() hypervisor.VsockAttachment {
+	return hypervisor.VsockAttachment{VhostUser: true, File: os.Stdin}
+}
+
+// shareDir is a directory that passes mounts made below it on.
+func shareDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	mount(t, dir, dir, "", unix.MS_BIND)
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// mount lasts as long as the test.
+func mount(t *testing.T, source, target, kind string, flags ...uintptr) {
+	t.Helper()
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var all uintptr
+	for _, flag := range flags {
+		all |= flag
+	}
+	if err := unix.Mount(source, target, kind, all, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gone checks that none of the processes is left.
+func gone(t *testing.T, processes []hypervisor.Process) {
+	t.Helper()
+	for _, process := range processes {
+		now, err := hypervisor.NewProcess(process.Name, process.PID)
+		if err == nil && now == process {
+			t.Errorf("left behind: %+v", process)
+		}
+	}
+}

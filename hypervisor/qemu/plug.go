@@ -1,0 +1,213 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/internal/child"
+)
+
+// deviceID is narrower than QEMU's identifiers, which have no bound.
+var deviceID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,31}$`)
+
+// maxTag is the length of a virtio-fs tag (virtio 1.2, section 5.11.4).
+const maxTag = 36
+
+// pluggedDevice is a device of the machine.
+type pluggedDevice struct {
+	device device
+	port   string
+	daemon *child.Child           // serves a share; else nil
+	vsock  hypervisor.VsockDevice // else nil
+}
+
+// end ends what served the device.
+func (p *pluggedDevice) end() {
+	if p.daemon != nil {
+		p.daemon.Kill()
+		<-p.daemon.Done()
+	}
+}
+
+func (p *pluggedDevice) processes() []hypervisor.Process {
+	switch {
+	case p.daemon != nil:
+		return []hypervisor.Process{p.daemon.Process()}
+	case p.vsock != nil:
+		return p.vsock.Processes()
+	}
+	return nil
+}
+
+// devices returns what is plugged, in the order of the identifiers.
+func (m *machine) devices() []*pluggedDevice {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var devices []*pluggedDevice
+	for _, id := range slices.Sorted(maps.Keys(m.plugged)) {
+		devices = append(devices, m.plugged[id])
+	}
+	return devices
+}
+
+// Plug implements hypervisor.Machine.
+func (m *machine) Plug(ctx context.Context, device hypervisor.Device) error {
+	end, err := m.begin(ctx, "plug a device into", paused, running)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := m.plug(ctx, device); err != nil {
+		return fmt.Errorf("plug %s into machine %s: %w", device.DeviceID(), m.plan.config.Name, err)
+	}
+	return nil
+}
+
+func (m *machine) plug(ctx context.Context, device hypervisor.Device) error {
+	id := device.DeviceID()
+	if !deviceID.MatchString(id) {
+		return fmt.Errorf("a device's identifier is a letter and up to 31 letters, digits, '.', '_', '-': %w", errdefs.ErrInvalidArgument)
+	}
+	port, err := m.freePort(id)
+	if err != nil {
+		return err
+	}
+	var plugged *pluggedDevice
+	switch device := device.(type) {
+	case hypervisor.Vsock:
+		plugged, err = m.plugVsock(ctx, port, device)
+	case hypervisor.Share:
+		plugged, err = m.plugShare(ctx, port, device)
+	default:
+		err = fmt.Errorf("a device of type %T: %w", device, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.plugged[id] = plugged
+	return nil
+}
+
+// freePort returns the first port that has no device, if the identifier is free as well.
+func (m *machine) freePort(id string) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.plugged[id] != nil {
+		return "", fmt.Errorf("the machine has a device of that name: %w", errdefs.ErrAlreadyExists)
+	}
+	taken := map[string]bool{}
+	for _, device := range m.plugged {
+		taken[device.port] = true
+	}
+	for i := range ports {
+		if !taken[port(i)] {
+			return port(i), nil
+		}
+	}
+	return "", fmt.Errorf("all %d ports have a device: unplug one: %w", ports, errdefs.ErrResourceExhausted)
+}
+
+func (m *machine) plugVsock(ctx context.Context, port string, vsock hypervisor.Vsock) (*pluggedDevice, error) {
+	attachment := vsock.Socket.Attachment()
+	plan := vsockDevice(vsock.ID, port, vsock.Socket.CID(), attachment.VhostUser)
+	if err := m.addDevice(ctx, vsock.ID, attachment.File, plan); err != nil {
+		return nil, err
+	}
+	return &pluggedDevice{device: plan, port: port, vsock: vsock.Socket}, nil
+}
+
+func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.Share) (*pluggedDevice, error) {
+	if share.Tag == "" || len(share.Tag) > maxTag {
+		return nil, fmt.Errorf("tag %q: not of 1 to %d bytes: %w", share.Tag, maxTag, errdefs.ErrInvalidArgument)
+	}
+	daemon, connection, err := startVirtiofsd(ctx, m.plan.virtiofsd, share.Dir, m.plan.config.Dir, share.ID)
+	if err != nil {
+		return nil, err
+	}
+	plan := shareDevice(share.ID, port, share.Tag)
+	err = m.addDevice(ctx, share.ID, connection, plan)
+	if err = errors.Join(err, connection.Close()); err != nil {
+		daemon.Kill()
+		<-daemon.Done()
+		return nil, daemon.Explain(err)
+	}
+	return &pluggedDevice{device: plan, port: port, daemon: daemon}, nil
+}
+
+// addDevice passes the file under the device's identifier and adds the device that uses it.
+func (m *machine) addDevice(ctx context.Context, id string, file *os.File, plan device) error {
+	if err := m.monitor.passFile(ctx, id, file); err != nil {
+		return err
+	}
+	if plan.chardev == nil {
+		return m.monitor.execute(ctx, "device_add", plan.arguments)
+	}
+	if err := m.monitor.execute(ctx, "chardev-add", plan.chardev); err != nil {
+		return err
+	}
+	if err := m.monitor.execute(ctx, "device_add", plan.arguments); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return errors.Join(err, m.removeChardev(ctx, plan))
+	}
+	return nil
+}
+
+func (m *machine) removeChardev(ctx context.Context, plan device) error {
+	if plan.chardev == nil {
+		return nil
+	}
+	return m.monitor.execute(ctx, "chardev-remove", map[string]any{"id": plan.chardev["id"]})
+}
+
+// Unplug implements hypervisor.Machine.
+func (m *machine) Unplug(ctx context.Context, id string) error {
+	end, err := m.begin(ctx, "unplug a device from", running)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := m.unplug(ctx, id); err != nil {
+		return fmt.Errorf("unplug %s from machine %s: %w", id, m.plan.config.Name, err)
+	}
+	return nil
+}
+
+func (m *machine) unplug(ctx context.Context, id string) error {
+	m.mu.Lock()
+	plugged := m.plugged[id]
+	m.mu.Unlock()
+	if plugged == nil {
+		return fmt.Errorf("the machine has no such device: %w", errdefs.ErrNotFound)
+	}
+	gone := m.monitor.expect(func(e event) bool {
+		return e.Device == id && (e.Name == "DEVICE_DELETED" || e.Name == "DEVICE_UNPLUG_GUEST_ERROR")
+	})
+	defer gone.forget()
+	if err := m.monitor.execute(ctx, "device_del", map[string]any{"id": id}); err != nil {
+		return err
+	}
+	event, err := gone.wait(ctx)
+	if err != nil {
+		return fmt.Errorf("the guest has not let go of it: %w", err)
+	}
+	if event.Name != "DEVICE_DELETED" {
+		return fmt.Errorf("the guest refused: %w", errdefs.ErrFailedPrecondition)
+	}
+	err = m.removeChardev(ctx, plugged.device)
+	plugged.end()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.plugged, id)
+	return err
+}

@@ -1,0 +1,117 @@
+// Command init is PID 1 of the guests of the driver's tests. It dials the host as soon as there is a vsock device and does what the
+// host says, one line each. When the connection is lost it dials again as soon as there is a device.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+)
+
+// portBase plus the guest's CID is the host's port.
+const portBase = 0x4c000000
+
+func main() {
+	for target, kind := range map[string]string{"/dev": "devtmpfs", "/sys": "sysfs", "/proc": "proc"} {
+		must(os.MkdirAll(target, 0o755))
+		must(unix.Mount(kind, target, kind, 0, ""))
+	}
+	must(os.MkdirAll("/share", 0o755))
+	uevents, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	must(err)
+	must(unix.Bind(uevents, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}))
+	fmt.Println("init: ready")
+	for {
+		if conn, err := dial(); err == nil {
+			serve(conn)
+			_ = conn.Close()
+			continue
+		}
+		_, err := unix.Read(uevents, make([]byte, 8192)) // devices come and go with an event
+		if err != unix.ENOBUFS {
+			must(err)
+		}
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err) // the kernel panics with it
+	}
+}
+
+func dial() (net.Conn, error) {
+	device, err := os.Open("/dev/vsock")
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
+	cid, err := unix.IoctlGetUint32(int(device.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
+	if err != nil {
+		return nil, err
+	}
+	return vsock.Dial(vsock.Host, portBase+cid, nil)
+}
+
+var remembered string
+
+func serve(conn net.Conn) {
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		verb, argument, _ := strings.Cut(lines.Text(), " ")
+		result, err := do(verb, argument)
+		if err != nil {
+			result = "error: " + err.Error()
+		}
+		fmt.Fprintln(conn, result)
+	}
+}
+
+func do(verb, argument string) (string, error) {
+	switch verb {
+	case "remember":
+		remembered = argument
+		return "ok", nil
+	case "recall":
+		return remembered, nil
+	case "mount":
+		return "ok", unix.Mount(argument, "/share", "virtiofs", 0, "")
+	case "unmount":
+		return "ok", unix.Unmount("/share", 0)
+	case "read":
+		text, err := os.ReadFile(argument)
+		return strings.TrimSpace(string(text)), err
+	case "write":
+		return "ok", os.WriteFile(argument, []byte("of the guest"), 0o600)
+	case "label":
+		return "ok", unix.Setxattr(argument, "user.limpet", []byte("1"), 0)
+	case "listen":
+		return "ok", listen()
+	case "die":
+		os.Exit(3)
+	case "off":
+		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
+	return "", fmt.Errorf("unknown: %s", verb)
+}
+
+// listen echoes one line of one connection to port 8000.
+func listen() error {
+	listener, err := vsock.Listen(8000, nil)
+	if err != nil {
+		return err
+	}
+	go func() {
+		conn, err := listener.Accept()
+		must(err)
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		must(err)
+		fmt.Fprint(conn, line)
+	}()
+	return nil
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/limpet-run/limpet/integration/harness"
+)
+
+const (
+	// streamSize is how many bytes go through a standard stream: seconds of it even at the best rates.
+	streamSize = 256 << 20
+	mebibyte   = 1 << 20
+)
+
+// starts measures whole lives of containers.
+func (b *bench) starts() ([]row, error) {
+	life, err := b.runtimes("ctr run --rm of true", "ms", "", func(runtime string) (float64, error) {
+		began := time.Now()
+		args := b.daemon.Args("run", b.spec(runtime, []string{"--rm"}, "true"))
+		err := b.daemon.Ctr(b.ctx, args...).Err()
+		return milliseconds(began), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	first, err := b.runtimes("create to first output", "ms", "", b.firstOutput)
+	return []row{life, first}, err
+}
+
+// firstOutput is the time from the start of ctr to the first byte that the container writes.
+func (b *bench) firstOutput(runtime string) (float64, error) {
+	cmd := b.daemon.CtrCommand(b.ctx, b.daemon.Args("run", b.spec(runtime, []string{"--rm"}, "echo", "x"))...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	_, readErr := io.ReadFull(stdout, make([]byte, 1))
+	took := milliseconds(began)
+	_, restErr := io.Copy(io.Discard, stdout)
+	return took, errors.Join(readErr, restErr, cmd.Wait())
+}
+
+// pair is a container of each runtime that does nothing.
+type pair map[string]string
+
+func (b *bench) pair() (pair, error) {
+	pair := pair{}
+	for _, runtime := range []string{harness.Limpet, harness.Runc} {
+		spec := b.spec(runtime, []string{"--detach", "--null-io"}, "sleep", "1000000")
+		if err := b.daemon.Ctr(b.ctx, b.daemon.Args("run", spec)...).Err(); err != nil {
+			return nil, err
+		}
+		pair[runtime] = spec.ID
+	}
+	return pair, nil
+}
+
+func (b *bench) remove(pair pair) error {
+	var errs []error
+	for _, id := range pair {
+		errs = append(errs, b.daemon.Remove(b.ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+// exec prepares a command in a container.
+func (b *bench) exec(id string, command ...string) *exec.Cmd {
+	b.count++
+	args := []string{"task", "exec", "--exec-id", fmt.Sprintf("exec-%d", b.count), id}
+	return b.daemon.CtrCommand(b.ctx, append(args, command...)...)
+}
+
+func (b *bench) execs() (_ []row, err error) {
+	pair, err := b.pair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.remove(pair)) }()
+	exec, err := b.runtimes("ctr task exec of true", "ms", "<= 1.5", func(runtime string) (float64, error) {
+		began := time.Now()
+		err := harness.Run(b.exec(pair[runtime], "true")).Err()
+		return milliseconds(began), err
+	})
+	return []row{exec}, err
+}
+
+// streams measures standard output and standard input of a process.
+func (b *bench) streams() (_ []row, err error) {
+	pair, err := b.pair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.remove(pair)) }()
+	stdout, err := b.runtimes("256 MiB of stdout", "MiB/s", "", func(runtime string) (float64, error) {
+		return b.stdoutRate(pair[runtime])
+	})
+	if err != nil {
+		return nil, err
+	}
+	stdin, err := b.runtimes("256 MiB of stdin", "MiB/s", "", func(runtime string) (float64, error) {
+		return b.stdinRate(pair[runtime])
+	})
+	return []row{stdout, stdin}, err
+}
+
+// stdoutRate is the rate from the first byte of a process's output to the last one.
+func (b *bench) stdoutRate(id string) (float64, error) {
+	cmd := b.exec(id, "dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", streamSize/mebibyte), "status=none")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	rate, readErr := receive(stdout)
+	return rate, errors.Join(readErr, cmd.Wait())
+}
+
+// receive reads streamSize bytes and returns the MiB per second from the first byte on.
+func receive(r io.Reader) (float64, error) {
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	n, err := io.CopyN(io.Discard, r, streamSize-1)
+	if err != nil {
+		return 0, fmt.Errorf("after %d bytes: %w", n+1, err)
+	}
+	return streamSize / mebibyte / time.Since(began).Seconds(), nil
+}
+
+// stdinRate is the rate from the first byte of a process's input to the end of the process, which has then read them all.
+func (b *bench) stdinRate(id string) (float64, error) {
+	cmd := b.exec(id, "sh", "-c", "echo ready; exec dd of=/dev/null bs=1M")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return 0, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	_, err = io.ReadFull(stdout, make([]byte, len("ready\n")))
+	began := time.Now()
+	if err == nil {
+		_, err = io.CopyN(stdin, zeros{}, streamSize)
+	}
+	err = errors.Join(err, stdin.Close(), cmd.Wait())
+	took := time.Since(began)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return streamSize / mebibyte / took.Seconds(), nil
+}
+
+// zeros is an endless input.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}

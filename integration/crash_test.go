@@ -1,0 +1,153 @@
+package integration
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/services/sandbox/v1"
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/integration/harness"
+)
+
+// crashTimeout is how long it may take until a killed machine or shim is noticed everywhere.
+const crashTimeout = 30 * time.Second
+
+// kill9 kills a process of the run, found by find, and waits for its end.
+func (s *scope) kill9(find func() (harness.Process, error)) {
+	s.Helper()
+	process, err := find()
+	s.must(err)
+	s.must(unix.Kill(process.PID, unix.SIGKILL))
+	ctx, cancel := context.WithTimeout(s.ctx, crashTimeout)
+	defer cancel()
+	s.must(process.WaitGone(ctx))
+}
+
+// joined starts a container in the sandbox of another one.
+func (c container) joined() container {
+	c.Helper()
+	_, err := daemon.Sandboxes.Create(daemon.Context(c.ctx), &sandbox.StoreCreateRequest{
+		Sandbox: &types.Sandbox{SandboxID: c.id, Runtime: &types.Sandbox_Runtime{Name: runtime}},
+	})
+	c.must(err)
+	c.Cleanup(func() {
+		_, err := daemon.Sandboxes.Delete(daemon.Context(context.Background()), &sandbox.StoreDeleteRequest{SandboxID: c.id})
+		if err != nil {
+			c.Error(err)
+		}
+	})
+	return c.sleeper("--sandbox", c.id)
+}
+
+// TestMachineKilled kills the virtual machine of a sandbox with two containers, one with two processes. Each process exits once,
+// with 255, and everything can be deleted as usual.
+func TestMachineKilled(t *testing.T) {
+	s := limpetOnly(t)
+	recorder := s.record()
+	first := s.sleeper()
+	first.execProcess("beside", "sleep", "1000000")
+	second := first.joined()
+	s.kill9(qemu)
+
+	for _, c := range []container{second, first} {
+		if got := c.wait(""); got != 255 {
+			t.Errorf("Wait of %s says %d, want 255", c.id, got)
+		}
+		_, err := daemon.Tasks.Kill(daemon.Context(s.ctx), &tasks.KillRequest{ContainerID: c.id, Signal: uint32(unix.SIGKILL)})
+		if !errdefs.IsNotFound(err) {
+			t.Errorf("Kill of %s says %v, want not found", c.id, err)
+		}
+	}
+	if got := first.wait("beside"); got != 255 {
+		t.Errorf("Wait of the second process says %d, want 255", got)
+	}
+	for _, c := range []container{second, first} {
+		if got := c.deleteTask(); got != 255 {
+			t.Errorf("Delete of %s says %d, want 255", c.id, got)
+		}
+	}
+	s.wantEvents(recorder, first.id, "create", "start", "exec-added", "exec-started", "exit", "exit", "delete")
+	s.wantEvents(recorder, second.id, "create", "start", "exit", "delete")
+}
+
+// TestMachineKilledUnread has a process that waits for somebody to read its output when the machine goes.
+func TestMachineKilledUnread(t *testing.T) {
+	s := limpetOnly(t)
+	path := s.fifo()
+	c := s.create(nil, "yes")
+	s.openFIFO(path)
+	c.createTask(&tasks.CreateTaskRequest{Stdout: path, Stderr: path})
+	c.startTask("")
+	s.kill9(qemu)
+	if got := c.wait(""); got != 255 {
+		t.Errorf("Wait says %d, want 255", got)
+	}
+	if got := c.deleteTask(); got != 255 {
+		t.Errorf("Delete says %d, want 255", got)
+	}
+}
+
+// TestMachineKilledWhileRunning kills the machine under a `ctr run --rm`, which ends as if its process had.
+func TestMachineKilledWhileRunning(t *testing.T) {
+	s := limpetOnly(t)
+	recorder := s.record()
+	spec := s.spec([]string{"--rm"}, "sleep", "1000000")
+	results := make(chan harness.Result, 1)
+	go func() { results <- daemon.Ctr(s.ctx, daemon.Args("run", spec)...) }()
+	s.await(recorder, spec.ID, "start")
+	s.kill9(qemu)
+	if result := <-results; result.Code != 255 {
+		t.Errorf("ctr run exits with %d, want 255: %v", result.Code, result.Err())
+	}
+}
+
+// TestShimKilled kills the shim. containerd notices and has limpet clean up after it: the machine, its daemons, mounts, state;
+// begin checks that.
+func TestShimKilled(t *testing.T) {
+	s := limpetOnly(t)
+	recorder := s.record()
+	c := s.sleeper()
+	c.execProcess("beside", "sleep", "1000000")
+	s.kill9(shim)
+	s.await(recorder, c.id, "exit", "delete")
+	// With the task gone, a new one can be made of the same container.
+	c.createTask(&tasks.CreateTaskRequest{})
+	c.startTask("")
+	c.must(c.exec(nil, "true").Err())
+}
+
+// TestShimKilledDuringStart kills the shim while its machine boots.
+func TestShimKilledDuringStart(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.create(nil, "true")
+	created := make(chan error, 1)
+	go func() { created <- c.tryCreateTask(&tasks.CreateTaskRequest{}) }()
+	s.awaitProcess(qemu)
+	s.kill9(shim)
+	if err := <-created; err == nil {
+		t.Error("the task was made although its shim was killed")
+	}
+}
+
+// awaitProcess waits until the run has a process that find finds. Nothing tells when a process starts, so this looks again.
+func (s *scope) awaitProcess(find func() (harness.Process, error)) {
+	s.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		_, err := find()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-s.ctx.Done():
+			s.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package integration
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestExitCode(t *testing.T) {
+	s := begin(t)
+	if result := s.run(nil, "sh", "-c", "exit 7"); result.Code != 7 {
+		t.Errorf("exit code %d, want 7: %v", result.Code, result.Err())
+	}
+}
+
+// TestKilled kills the first process of a container by signals. A process 1 without a handler ignores SIGTERM.
+func TestKilled(t *testing.T) {
+	tests := []struct {
+		name   string
+		signal unix.Signal
+		script string
+		want   uint32
+	}{
+		// The shell's child is killed, and the shell ends as the child did.
+		{"TERM", unix.SIGTERM, `trap 'kill -TERM $child' TERM; sleep 1000000 & child=$!
+			echo ready >/ready; wait $child; wait $child; exit $?`, 143},
+		{"KILL", unix.SIGKILL, "echo ready >/ready; exec sleep 1000000", 137},
+		{"handled", unix.SIGUSR1, "trap 'exit 3' USR1; echo ready >/ready; sleep 1000000 & wait", 3},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := begin(t)
+			c := s.start(nil, "sh", "-c", "mkfifo /ready; "+test.script)
+			// Reading the FIFO returns once the script has come that far.
+			s.must(c.exec(nil, "cat", "/ready").Err())
+			c.kill(test.signal)
+			if got := c.wait(""); got != test.want {
+				t.Errorf("Wait says %d, want %d", got, test.want)
+			}
+			if got := c.deleteTask(); got != test.want {
+				t.Errorf("Delete says %d, want %d", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,155 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/api/services/containers/v1"
+	"github.com/containerd/containerd/api/services/events/v1"
+	"github.com/containerd/containerd/api/services/sandbox/v1"
+	"github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Client is containerd's API, for what `ctr` cannot do or does not show. Calls take a context of Context, and their errors are
+// those of package errdefs.
+type Client struct {
+	Tasks      tasks.TasksClient
+	Containers containers.ContainersClient
+	Snapshots  snapshots.SnapshotsClient
+	Sandboxes  sandbox.StoreClient
+	Events     events.EventsClient
+
+	conn      *grpc.ClientConn
+	namespace string
+}
+
+// dial connects to containerd. The connection is made on first use.
+func dial(address, namespace string) (*Client, error) {
+	conn, err := grpc.NewClient("unix://"+address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(nativeErrors))
+	if err != nil {
+		return nil, err
+	}
+	return &Client{
+		Tasks:      tasks.NewTasksClient(conn),
+		Containers: containers.NewContainersClient(conn),
+		Snapshots:  snapshots.NewSnapshotsClient(conn),
+		Sandboxes:  sandbox.NewStoreClient(conn),
+		Events:     events.NewEventsClient(conn),
+		conn:       conn,
+		namespace:  namespace,
+	}, nil
+}
+
+// nativeErrors gives every failed call an error of package errdefs.
+func nativeErrors(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker,
+	options ...grpc.CallOption) error {
+	return errgrpc.ToNative(call(ctx, method, request, reply, conn, options...))
+}
+
+// Context returns ctx with the run's namespace.
+func (c *Client) Context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, c.namespace)
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// ContainerIDs lists the containers of the run.
+func (c *Client) ContainerIDs(ctx context.Context) ([]string, error) {
+	list, err := c.Containers.List(c.Context(ctx), &containers.ListContainersRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, container := range list.Containers {
+		ids = append(ids, container.ID)
+	}
+	return ids, nil
+}
+
+// RemoveAll removes every container of the run, as Remove does.
+func (c *Client) RemoveAll(ctx context.Context) error {
+	ids, err := c.ContainerIDs(ctx)
+	errs := []error{err}
+	for _, id := range ids {
+		errs = append(errs, c.Remove(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+// Rootfs returns the mounts of a container's root file system.
+func (c *Client) Rootfs(ctx context.Context, id string) ([]*types.Mount, error) {
+	container, err := c.Containers.Get(c.Context(ctx), &containers.GetContainerRequest{ID: id})
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := c.Snapshots.Mounts(c.Context(ctx), &snapshots.MountsRequest{
+		Snapshotter: container.Container.Snapshotter, Key: container.Container.SnapshotKey,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mounts.Mounts, nil
+}
+
+// Remove kills a container's task if there is one, waits for its end, and deletes task, container and snapshot. What is
+// already gone is no error.
+func (c *Client) Remove(ctx context.Context, id string) error {
+	ctx = c.Context(ctx)
+	container, err := c.Containers.Get(ctx, &containers.GetContainerRequest{ID: id})
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if err := c.removeTask(ctx, id); err != nil {
+		return fmt.Errorf("remove task %s: %w", id, err)
+	}
+	_, err = c.Containers.Delete(ctx, &containers.DeleteContainerRequest{ID: id})
+	if ignoreNotFound(err) != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	key := container.Container.SnapshotKey
+	if key == "" {
+		return nil
+	}
+	_, err = c.Snapshots.Remove(ctx, &snapshots.RemoveSnapshotRequest{Snapshotter: container.Container.Snapshotter, Key: key})
+	if ignoreNotFound(err) != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+func (c *Client) removeTask(ctx context.Context, id string) error {
+	if _, err := c.Tasks.Get(ctx, &tasks.GetRequest{ContainerID: id}); err != nil {
+		return ignoreNotFound(err)
+	}
+	_, err := c.Tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
+	switch {
+	case err == nil:
+		if _, err := c.Tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: id}); ignoreNotFound(err) != nil {
+			return err
+		}
+	case errors.Is(err, errdefs.ErrNotFound): // it has ended
+	case errors.Is(err, errdefs.ErrFailedPrecondition): // it was never started
+	default:
+		return err
+	}
+	_, err = c.Tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	return ignoreNotFound(err)
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,89 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/runtime/oci"
+)
+
+// cleanupTimeout is how long Cleanup takes at most: containerd kills its caller after 5 seconds.
+const cleanupTimeout = 4 * time.Second
+
+// Cleanup removes what the sandbox of a bundle left on the host when its shim was killed: processes, mounts, files. It needs no
+// configuration and may be called again; where nothing is left it does nothing. It takes no more than 4 seconds.
+func Cleanup(ctx context.Context, bundle string) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
+	link := filepath.Join(bundle, stateLink)
+	var errs []error
+	state, err := os.Readlink(link)
+	switch {
+	case err == nil:
+		errs = append(errs, cleanupState(ctx, state))
+	case !errors.Is(err, fs.ErrNotExist):
+		errs = append(errs, fmt.Errorf("look for the sandbox's state: %w", err))
+	}
+	// A container that failed early may have a rootfs and no record.
+	errs = append(errs, detachBelow(filepath.Join(bundle, rootfsDir)))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up bundle %s: %w", bundle, err)
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clean up bundle %s: %w", bundle, err)
+	}
+	return nil
+}
+
+// cleanupState ends what a state directory remembers, and removes it. A record that cannot be read does not keep the mounts from
+// being taken away; the directory then stays, because processes may live on that nobody else knows of.
+func cleanupState(ctx context.Context, path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	left, err := readRecord(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the record is the first thing written: without it nothing was begun
+		return errors.Join(err, detachBelow(path))
+	}
+	var errs []error
+	for _, process := range left.Machine {
+		errs = append(errs, killProcess(ctx, process))
+	}
+	for _, container := range left.Containers {
+		if container.Anchor != nil {
+			errs = append(errs, killProcess(ctx, *container.Anchor))
+		}
+	}
+	// The share's binds hold the containers' rootfs, so they go first.
+	errs = append(errs, detachBelow(path))
+	for _, container := range left.Containers {
+		if container.Rootfs != "" {
+			errs = append(errs, detachBelow(container.Rootfs))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for id, container := range left.Containers {
+		errs = append(errs, cleanupHooks(ctx, id, container.Bundle))
+	}
+	return errors.Join(append(errs, removeTree(path))...) // a hook that fails keeps nothing back
+}
+
+// cleanupHooks runs a container's poststop hooks, which take back what others did for it, such as its network. A bundle that is
+// gone has none.
+func cleanupHooks(ctx context.Context, id, bundle string) error {
+	spec, err := oci.Load(bundle)
+	if err != nil || spec.Hooks == nil {
+		return nil
+	}
+	state := specs.State{Version: spec.Version, ID: id, Status: specs.StateStopped, Bundle: bundle, Annotations: spec.Annotations}
+	return runHooks(ctx, spec.Hooks.Poststop, state)
+}

@@ -1,0 +1,139 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+// abandonSandbox makes a sandbox with a container and a process of its machine, and leaves it as a killed shim does.
+func abandonSandbox(t *testing.T) (w *world, bundle string, sleeper *exec.Cmd) {
+	t.Helper()
+	w = newWorld(t)
+	image := t.TempDir()
+	w.bundle = writeBundle(t, func(spec *specs.Spec) {
+		spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/touch", Args: []string{"touch", filepath.Join(image, "poststop")}}}}
+	})
+	sandbox, err := newSandbox(t.Context(), w.options(t), w.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sandbox.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: w.bundle, Rootfs: []mount.Mount{
+		{Type: "bind", Source: image, Options: []string{"bind"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	sleeper = exec.Command("sleep", "1000")
+	sleeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	process, err := hypervisor.NewProcess("sleeper", sleeper.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.dir.update(func(record *record) { record.Machine = []hypervisor.Process{process} }); err != nil {
+		t.Fatal(err)
+	}
+	sandbox.dir.lock.Close() // as the kernel does for a killed shim
+	t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(image, "poststop")); err != nil {
+			t.Errorf("the poststop hook did not run: %v", err)
+		}
+		nothingLeft(t, filepath.Join(w.bundle, "rootfs"))
+	})
+	w.Sandbox = sandbox
+	return w, w.bundle, sleeper
+}
+
+// killed checks that a child was killed.
+func killed(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	_ = cmd.Wait()
+	if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %v", cmd.ProcessState)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	w, bundle, sleeper := abandonSandbox(t)
+	container, err := w.Container("c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Cleanup(t.Context(), bundle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed(t, sleeper)
+	wait(t, gone(container), "the anchor's end")
+	if _, err := os.Lstat(filepath.Join(bundle, stateLink)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the link: %v", err)
+	}
+}
+
+// gone is closed when a container's anchor has ended.
+func gone(c *Container) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, err := os.Stat(fmt.Sprintf("/proc/%d", c.Init().PID())); err == nil; {
+			_, err = os.Stat(fmt.Sprintf("/proc/%d", c.Init().PID()))
+		}
+	}()
+	return ended
+}
+
+// TestReclaim makes a sandbox where a killed shim left one of the same name.
+func TestReclaim(t *testing.T) {
+	w, _, sleeper := abandonSandbox(t)
+	w.fakeMachine, w.fakeGuest = newFakeMachine(), newFakeGuest()
+	again, err := newSandbox(t.Context(), w.options(t), w.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed(t, sleeper)
+	if err := again.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCleanupOfAStranger records a process identifier that another process has got since.
+func TestCleanupOfAStranger(t *testing.T) {
+	process, err := hypervisor.NewProcess("self", os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	process.StartTime--
+	if err := killProcess(t.Context(), process); err != nil { // this test would not live on
+		t.Error(err)
+	}
+}
+
+func TestCleanupBrokenRecord(t *testing.T) {
+	needRoot(t)
+	bundle, state := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(state, recordFile), "{")
+	if err := os.Symlink(state, filepath.Join(bundle, stateLink)); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeShared(state); err != nil {
+		t.Fatal(err)
+	}
+	if err := Cleanup(t.Context(), bundle); err == nil {
+		t.Error("a broken record was taken")
+	}
+	if mounts, err := mountsBelow(state); err != nil || len(mounts) > 0 {
+		t.Errorf("still mounted: %v, %v", mounts, err)
+	}
+}

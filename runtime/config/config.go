@@ -1,0 +1,81 @@
+// Package config is limpet's configuration: /etc/limpet/config.toml, its drop-ins, and what a container may override.
+//
+// Every key is documented, with its default, in default.toml; that file is also where the defaults come from.
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"time"
+)
+
+// DefaultPath is where the configuration is looked for when nobody names a file. It need not exist.
+const DefaultPath = "/etc/limpet/config.toml"
+
+// DefaultFile is the documented configuration file with every key at its default.
+//
+//go:embed default.toml
+var DefaultFile []byte
+
+// Config is limpet's configuration. The meaning of each key stands in default.toml.
+type Config struct {
+	StateDir           string     `toml:"state_dir"`
+	Kernel             string     `toml:"kernel"`
+	Image              string     `toml:"image"`
+	AllowedAnnotations []string   `toml:"allowed_annotations"`
+	Hypervisor         Hypervisor `toml:"hypervisor"`
+	Vsock              Vsock      `toml:"vsock"`
+	Virtiofs           Virtiofs   `toml:"virtiofs"`
+	VM                 VM         `toml:"vm"`
+	Timeouts           Timeouts   `toml:"timeouts"`
+}
+
+// Hypervisor chooses the machine monitor.
+type Hypervisor struct {
+	Path        string `toml:"path"`
+	Accelerator string `toml:"accelerator"`
+}
+
+// Vsock chooses how guest and host reach each other.
+type Vsock struct {
+	Backend string `toml:"backend"`
+	Daemon  string `toml:"daemon"`
+}
+
+// Virtiofs chooses who serves the file share.
+type Virtiofs struct {
+	Daemon string `toml:"daemon"`
+}
+
+// VM is the size of a sandbox's machine.
+type VM struct {
+	VCPUs     int `toml:"vcpus"`
+	MemoryMiB int `toml:"memory_mib"`
+}
+
+// Timeouts bounds what limpet waits for.
+type Timeouts struct {
+	Boot Duration `toml:"boot"`
+}
+
+// Duration is a span of time, written as in Go: "20s", "1m30s".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	span, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a time span such as 20s", text)
+	}
+	*d = Duration(span)
+	return nil
+}
+
+// Default returns the configuration of DefaultFile.
+func Default() Config {
+	var config Config
+	if err := decode(DefaultFile, &config); err != nil {
+		panic("built-in configuration: " + err.Error()) // a test decodes it
+	}
+	return config
+}

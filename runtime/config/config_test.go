@@ -1,0 +1,164 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// TestDefaultFile holds the structure and its documentation equal: every field has a key in default.toml and the reverse.
+func TestDefaultFile(t *testing.T) {
+	config := Default() // panics on a key without a field
+	if err := config.validate(); err != nil {
+		t.Fatal(err)
+	}
+	var keys map[string]any
+	if err := toml.Unmarshal(DefaultFile, &keys); err != nil {
+		t.Fatal(err)
+	}
+	checkKeys(t, "", reflect.TypeOf(config), keys)
+}
+
+func checkKeys(t *testing.T, prefix string, structure reflect.Type, keys map[string]any) {
+	for field := range structure.Fields() {
+		name := field.Tag.Get("toml")
+		value, ok := keys[name]
+		if !ok {
+			t.Errorf("default.toml has no %s%s", prefix, name)
+		}
+		if field.Type.Kind() == reflect.Struct {
+			checkKeys(t, prefix+name+".", field.Type, value.(map[string]any))
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	main := filepath.Join(dir, "config.toml")
+	write(t, main, "kernel = '/a/vmlinux'\n[vm]\nvcpus = 2\n")
+	write(t, filepath.Join(dir, "conf.d", "10-a.toml"), "[vm]\nvcpus = 3\nmemory_mib = 512\n")
+	write(t, filepath.Join(dir, "conf.d", "20-b.toml"), "[vm]\nvcpus = 4\n[timeouts]\nboot = '1m'\n")
+	write(t, filepath.Join(dir, "conf.d", "readme"), "not TOML")
+	config, err := Load(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Kernel, want.VM, want.Timeouts.Boot = "/a/vmlinux", VM{VCPUs: 4, MemoryMiB: 512}, Duration(time.Minute)
+	if !reflect.DeepEqual(config, want) {
+		t.Errorf("got %+v, want %+v", config, want)
+	}
+}
+
+func TestLoadMissing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a named file that is missing: %v", err)
+	}
+	config, err := load(path, false)
+	if err != nil || !reflect.DeepEqual(config, Default()) {
+		t.Errorf("the default file missing: %+v, %v", config, err)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	for _, test := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"unknown key", "[vm]\ncpus = 2\n", []string{"line 2", `unknown key "vm.cpus"`}},
+		{"unknown table", "[qemu]\nx = 1\n", []string{`unknown key "qemu`}},
+		{"wrong type", "[vm]\nvcpus = 'two'\n", []string{"line 2", `"vm.vcpus"`}},
+		{"not TOML", "[vm\n", []string{"line 1"}},
+		{"accelerator", "[hypervisor]\naccelerator = 'xen'\n", []string{"hypervisor.accelerator", `"xen"`, "auto, kvm, tcg"}},
+		{"backend", "[vsock]\nbackend = ''\n", []string{"vsock.backend", `""`, "auto, kernel, daemon"}},
+		{"memory", "[vm]\nmemory_mib = 64\n", []string{"vm.memory_mib", "64", "at least 96"}},
+		{"no CPU", "[vm]\nvcpus = 0\n", []string{"vm.vcpus", "1 to 255"}},
+		{"relative path", "kernel = 'vmlinux'\n", []string{`"kernel"`, `"vmlinux"`, "absolute"}},
+		{"long state_dir", "state_dir = '/" + strings.Repeat("x", 60) + "'\n", []string{"state_dir", "56 bytes"}},
+		{"time span", "[timeouts]\nboot = 'soon'\n", []string{"timeouts.boot", "soon"}},
+		{"no time", "[timeouts]\nboot = '0s'\n", []string{"timeouts.boot", "more than 0"}},
+		{"annotation", "allowed_annotations = ['io.limpet.kernel']\n", []string{"allowed_annotations", "io.limpet.kernel"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config.toml")
+			write(t, path, test.text)
+			_, err := Load(path)
+			if !errdefs.IsInvalidArgument(err) {
+				t.Fatalf("got %v", err)
+			}
+			for _, want := range append(test.want, path) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q does not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestLoadBody(t *testing.T) {
+	config, err := LoadBody([]byte("[vm]\nvcpus = 2\n"))
+	if err != nil || config.VM.VCPUs != 2 || config.Kernel != Default().Kernel {
+		t.Errorf("got %+v, %v", config, err)
+	}
+	if _, err := LoadBody([]byte("x = 1")); err == nil || !strings.Contains(err.Error(), "runtime options") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWithAnnotations(t *testing.T) {
+	base := Default()
+	locked := base
+	locked.AllowedAnnotations = nil
+	for _, test := range []struct {
+		name        string
+		config      Config
+		annotations map[string]string
+		want        VM
+		fails       string
+	}{
+		{"none", base, nil, base.VM, ""},
+		{"not ours", base, map[string]string{"io.kubernetes.cri.sandbox-id": "x"}, base.VM, ""},
+		{"both", base, map[string]string{AnnotationVCPUs: "4", AnnotationMemory: "512"}, VM{4, 512}, ""},
+		{"not a number", base, map[string]string{AnnotationVCPUs: "many"}, VM{}, "whole number"},
+		{"too small", base, map[string]string{AnnotationMemory: "16"}, VM{}, "at least 96"},
+		{"unknown", base, map[string]string{"io.limpet.memroy": "512"}, VM{}, "not known"},
+		{"not allowed", locked, map[string]string{AnnotationMemory: "512"}, VM{}, "allowed_annotations"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := test.config.WithAnnotations(test.annotations)
+			if test.fails != "" {
+				if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.fails) {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if err != nil || got.VM != test.want {
+				t.Errorf("got %+v, %v", got.VM, err)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEmptyAllowList(t *testing.T) {
+	config, err := LoadBody([]byte("allowed_annotations = []"))
+	if err != nil || len(config.AllowedAnnotations) != 0 {
+		t.Errorf("got %v, %v", config.AllowedAnnotations, err)
+	}
+}

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// MinMemoryMiB is what the guest needs to come up at all: the kernel, the unpacked image (which lives in memory), the agent,
+	// and room for crun to start one process.
+	MinMemoryMiB = 96
+	// maxVCPUs is what a q35 machine has without interrupt remapping.
+	maxVCPUs = 255
+	// maxStateDir leaves room for "/<16 hex digits>/vsock/" and a socket's name in the 108 bytes of a unix socket's path.
+	maxStateDir = 56
+)
+
+// validate tells which value is not allowed, and what is.
+func (c *Config) validate() error {
+	for _, path := range []struct{ key, value string }{
+		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image},
+	} {
+		if !filepath.IsAbs(path.value) {
+			return invalid(path.key, path.value, "an absolute path")
+		}
+	}
+	switch {
+	case len(c.StateDir) > maxStateDir:
+		return invalid("state_dir", c.StateDir, fmt.Sprintf("a path of at most %d bytes", maxStateDir))
+	case c.Hypervisor.Path == "":
+		return invalid("hypervisor.path", "", "a program's path or name")
+	case c.Vsock.Daemon == "":
+		return invalid("vsock.daemon", "", "a program's path or name")
+	case c.VM.VCPUs < 1 || c.VM.VCPUs > maxVCPUs:
+		return invalid("vm.vcpus", c.VM.VCPUs, fmt.Sprintf("1 to %d", maxVCPUs))
+	case c.VM.MemoryMiB < MinMemoryMiB:
+		return invalid("vm.memory_mib", c.VM.MemoryMiB, fmt.Sprintf("at least %d, the minimum that the guest needs", MinMemoryMiB))
+	case time.Duration(c.Timeouts.Boot) <= 0:
+		return invalid("timeouts.boot", time.Duration(c.Timeouts.Boot), "more than 0")
+	}
+	if err := oneOf("hypervisor.accelerator", c.Hypervisor.Accelerator, "auto", "kvm", "tcg"); err != nil {
+		return err
+	}
+	if err := oneOf("vsock.backend", c.Vsock.Backend, "auto", "kernel", "daemon"); err != nil {
+		return err
+	}
+	for _, name := range c.AllowedAnnotations {
+		if err := oneOf("allowed_annotations", name, AnnotationVCPUs, AnnotationMemory); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func oneOf(key, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return invalid(key, value, "one of "+strings.Join(allowed, ", "))
+}
+
+func invalid(key string, value any, allowed string) error {
+	if text, ok := value.(string); ok {
+		value = fmt.Sprintf("%q", text)
+	}
+	return fmt.Errorf("key %q is %v: must be %s", key, value, allowed)
+}

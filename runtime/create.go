@@ -1,0 +1,219 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/anchor"
+	"github.com/limpet-run/limpet/runtime/oci"
+)
+
+const (
+	// guestShare is where the agent mounts the sandbox's file share.
+	guestShare = "/run/limpet/share"
+	// rootfsDir is the name of the root directory in a bundle and in a container's part of the share; mountsDir of its mounts.
+	rootfsDir = "rootfs"
+	mountsDir = "mounts"
+)
+
+// guestDir is a container's part of the share as the guest sees it.
+func guestDir(id string) string { return path.Join(guestShare, id) }
+
+// create does the steps of CreateContainer that change host and guest.
+func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
+	times := newTrace()
+	dir := c.sandbox.dir
+	if err := dir.updateContainer(c.id, func(record *containerRecord) {
+		record.Bundle = c.bundle
+		if len(rootfs) > 0 {
+			record.Rootfs = filepath.Join(c.bundle, rootfsDir)
+		}
+	}); err != nil {
+		return err
+	}
+	c.undo.push("forget the container", func(context.Context) error {
+		return dir.update(func(record *record) { delete(record.Containers, c.id) })
+	})
+	done := times.stage("rootfs")
+	root, err := c.mountRootfs(rootfs)
+	if err != nil {
+		return err
+	}
+	if err := c.fillShare(root); err != nil {
+		return err
+	}
+	done()
+	// The guest looks at the rootfs while the host side is made.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer times.stage("prepare")()
+		return c.prepareGuest(ctx)
+	})
+	group.Go(func() error {
+		defer times.stage("anchor")()
+		return c.startAnchor(ctx, root)
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	times.log(ctx, c.log, "container created")
+	return nil
+}
+
+// mountRootfs mounts the container's root file system and returns its directory.
+func (c *Container) mountRootfs(mounts []mount.Mount) (string, error) {
+	if len(mounts) == 0 {
+		root := c.spec.Root.Path
+		if !filepath.IsAbs(root) {
+			root = filepath.Join(c.bundle, root)
+		}
+		info, err := os.Stat(root)
+		if err != nil {
+			return "", fmt.Errorf("root directory: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		if !info.IsDir() {
+			return "", fmt.Errorf("root directory %s is not a directory: %w", root, errdefs.ErrInvalidArgument)
+		}
+		return root, nil
+	}
+	root := filepath.Join(c.bundle, rootfsDir)
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return "", fmt.Errorf("make the root directory: %w", err)
+	}
+	// Pushed before, because some of several mounts may have been made when one fails.
+	c.undo.push("unmount the root file system", func(context.Context) error { return detachBelow(root) })
+	if err := mount.All(mounts, root); err != nil {
+		return "", fmt.Errorf("mount the root file system (%s) on %s: %w", mounts[0].Type, root, err)
+	}
+	return root, nil
+}
+
+// fillShare puts the root directory and the mounts of the container into the share.
+func (c *Container) fillShare(root string) error {
+	dir := filepath.Join(c.sandbox.dir.share(), c.id)
+	target := filepath.Join(dir, rootfsDir)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return c.sandbox.dir.failed("make the container's share in", err)
+	}
+	c.undo.push("remove the container's share", func(context.Context) error { return removeTree(dir) })
+	for _, name := range []string{target, filepath.Join(dir, mountsDir)} {
+		if err := os.Mkdir(name, 0o711); err != nil {
+			return c.sandbox.dir.failed("make the container's share in", err)
+		}
+	}
+	if err := bindMount(root, target, bindOptions{recursive: true}); err != nil {
+		return fmt.Errorf("share the root file system: %w", err)
+	}
+	for _, bind := range c.plan.Binds {
+		if err := shareBind(bind, filepath.Join(dir, mountsDir, bind.Name)); err != nil {
+			return fmt.Errorf("mount on %s: %w", bind.Destination, err)
+		}
+	}
+	return nil
+}
+
+// shareBind binds a file or directory on target, which it makes.
+func shareBind(bind oci.Bind, target string) error {
+	info, err := os.Stat(bind.Source)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if info.IsDir() {
+		err = os.Mkdir(target, 0o711)
+	} else {
+		err = os.WriteFile(target, nil, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return bindMount(bind.Source, target, bindOptions{recursive: bind.Recursive, readOnly: bind.ReadOnly, slave: bind.Slave})
+}
+
+// prepareGuest lets the agent know of the container.
+func (c *Container) prepareGuest(ctx context.Context) error {
+	// Pushed before, because the agent may do it although its answer does not come.
+	c.undo.push("remove the container from the guest", func(ctx context.Context) error {
+		_, err := c.sandbox.call(ctx, callTimeout, protocol.Remove{ContainerID: c.id})
+		if err != nil && !errdefs.IsNotFound(err) && !c.sandbox.isLost() {
+			c.log.Warn("the guest keeps the container", "error", err) // its affair: the host's side goes all the same
+		}
+		return nil
+	})
+	_, err := c.sandbox.call(ctx, callTimeout, protocol.Prepare{ContainerID: c.id, Rootfs: path.Join(c.id, rootfsDir)})
+	if err != nil {
+		return fmt.Errorf("prepare it in the guest: %w", err)
+	}
+	return nil
+}
+
+// startAnchor starts the container's anchor and runs the hooks that connect it.
+func (c *Container) startAnchor(ctx context.Context, root string) error {
+	started, err := anchor.Start(ctx, anchor.Options{Rootfs: root, NetNS: c.plan.NetNS, NewNetNS: c.plan.NewNetNS})
+	if err != nil {
+		return err
+	}
+	c.anchor = started
+	c.undo.push("end the anchor and what its hooks did", func(ctx context.Context) error {
+		if err := started.Stop(ctx); err != nil {
+			return err
+		}
+		c.runPoststop(ctx)
+		return nil
+	})
+	process, err := hypervisor.NewProcess("anchor", started.PID())
+	if err != nil {
+		return err
+	}
+	if err := c.sandbox.dir.updateContainer(c.id, func(record *containerRecord) { record.Anchor = &process }); err != nil {
+		return err
+	}
+	hooks := c.spec.Hooks
+	if hooks == nil {
+		return nil
+	}
+	//lint:ignore SA1019 deprecated in the specification, still used by tools
+	if err := runHooks(ctx, hooks.Prestart, c.state(specs.StateCreating)); err != nil {
+		return err
+	}
+	return runHooks(ctx, hooks.CreateRuntime, c.state(specs.StateCreating))
+}
+
+// runPoststop runs the hooks that take back what others did for the container. Their failure is only logged, as the OCI
+// runtime specification has it.
+func (c *Container) runPoststop(ctx context.Context) {
+	if c.spec.Hooks == nil {
+		return
+	}
+	if err := runHooks(ctx, c.spec.Hooks.Poststop, c.state(specs.StateStopped)); err != nil {
+		c.log.Warn("poststop failed", "error", err)
+	}
+}
+
+// runPoststart runs the hooks that follow the start of init, whose failure is only logged.
+func (c *Container) runPoststart(ctx context.Context) {
+	if c.spec.Hooks == nil {
+		return
+	}
+	if err := runHooks(ctx, c.spec.Hooks.Poststart, c.state(specs.StateRunning)); err != nil {
+		c.log.Warn("poststart failed", "error", err)
+	}
+}
+
+// state is what hooks are told.
+func (c *Container) state(status specs.ContainerState) specs.State {
+	state := specs.State{Version: c.spec.Version, ID: c.id, Status: status, Bundle: c.bundle, Annotations: c.spec.Annotations}
+	if status != specs.StateStopped {
+		state.Pid = c.anchor.PID()
+	}
+	return state
+}

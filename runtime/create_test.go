@@ -1,0 +1,247 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestCreate looks at what a container has on the host while it lives, and that all of it goes with it.
+func TestCreate(t *testing.T) {
+	w := newTestSandbox(t)
+	image, data := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(image, "hello"), "from the image")
+	write(t, filepath.Join(data, "file"), "data")
+	bundle := writeBundle(t, func(spec *specs.Spec) {
+		spec.Mounts = []specs.Mount{
+			{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}},
+			{Destination: "/file", Type: "bind", Source: filepath.Join(data, "file"), Options: []string{"bind"}},
+		}
+	})
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle, Rootfs: []mount.Mount{
+		{Type: "bind", Source: image, Options: []string{"rbind", "rw"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := filepath.Join(w.dir.share(), "c1")
+	if got := read(t, filepath.Join(share, "rootfs", "hello")); got != "from the image" {
+		t.Errorf("rootfs: %q", got)
+	}
+	if got := read(t, filepath.Join(share, "mounts", "0", "file")); got != "data" {
+		t.Errorf("directory: %q", got)
+	}
+	if got := read(t, filepath.Join(share, "mounts", "1")); got != "data" {
+		t.Errorf("file: %q", got)
+	}
+	if err := os.WriteFile(filepath.Join(share, "mounts", "0", "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a write to a read-only mount: %v", err)
+	}
+	pid := container.Init().PID()
+	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid)); err != nil || root != filepath.Join(bundle, "rootfs") {
+		t.Errorf("the anchor's root: %s, %v", root, err)
+	}
+	if prepared := got[protocol.Prepare](w.fakeGuest); len(prepared) != 1 || prepared[0] != (protocol.Prepare{ContainerID: "c1", Rootfs: "c1/rootfs"}) {
+		t.Errorf("prepared: %+v", prepared)
+	}
+	if left, err := readRecord(w.dir.path); err != nil || left.Containers["c1"].Anchor == nil || left.Containers["c1"].Anchor.PID != pid {
+		t.Errorf("recorded: %+v, %v", left, err)
+	}
+	if status, err := container.Delete(t.Context()); err != nil || status.Code != 137 {
+		t.Errorf("delete of a container that was not started: %+v, %v", status, err)
+	}
+	empty(t, w.dir.share())
+	nothingLeft(t, filepath.Join(bundle, "rootfs"))
+	if left, err := readRecord(w.dir.path); err != nil || len(left.Containers) > 0 {
+		t.Errorf("recorded: %+v, %v", left, err)
+	}
+}
+
+func TestCreateFails(t *testing.T) {
+	refuse := errors.New("refused")
+	for _, test := range []struct {
+		name    string
+		change  func(*specs.Spec)
+		options ContainerOptions
+		prepare error
+		want    string
+	}{
+		{"identifier", nil, ContainerOptions{ID: "../x"}, nil, "../x"},
+		{"host PID", func(spec *specs.Spec) { spec.Linux.Namespaces = spec.Linux.Namespaces[1:] }, ContainerOptions{ID: "c1"}, nil, "pid namespace"},
+		{"no rootfs", func(spec *specs.Spec) { spec.Root.Path = "/missing" }, ContainerOptions{ID: "c1"}, nil, "/missing"},
+		{"bad rootfs", nil, ContainerOptions{ID: "c1", Rootfs: []mount.Mount{{Type: "ext4", Source: "/dev/missing"}}}, nil, "ext4"},
+		{"second mount", nil, ContainerOptions{ID: "c1", Rootfs: []mount.Mount{
+			{Type: "tmpfs", Source: "tmpfs"}, {Type: "nosuchfs", Source: "x"},
+		}}, nil, "root file system"},
+		{"no source", func(spec *specs.Spec) {
+			spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: "/missing"}}
+		}, ContainerOptions{ID: "c1"}, nil, "mount on /data"},
+		{"no network namespace", func(spec *specs.Spec) {
+			spec.Linux.Namespaces[3].Path = "/missing"
+		}, ContainerOptions{ID: "c1"}, nil, "/missing"},
+		{"hook", func(spec *specs.Spec) {
+			spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo no net >&2; exit 3"}}}}
+		}, ContainerOptions{ID: "c1"}, nil, "no net"},
+		{"guest", nil, ContainerOptions{ID: "c1"}, refuse, "refused"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newTestSandbox(t)
+			w.fakeGuest.answer = func(_ context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
+				if _, ok := message.(protocol.Prepare); ok {
+					return nil, test.prepare
+				}
+				return nil, nil
+			}
+			stdout := newBuffer()
+			test.options.Bundle, test.options.IO.Stdout = writeBundle(t, test.change), stdout
+			_, err := w.CreateContainer(t.Context(), test.options)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v", err)
+			}
+			wait(t, stdout.closed, "stdout closed")
+			empty(t, w.dir.share())
+			nothingLeft(t, filepath.Join(test.options.Bundle, "rootfs"))
+			if _, err := w.Container(test.options.ID); !errdefs.IsNotFound(err) {
+				t.Errorf("the container: %v", err)
+			}
+			test.prepare = nil
+			test.options = ContainerOptions{ID: "c1", Bundle: w.bundle}
+			if _, err := w.CreateContainer(t.Context(), test.options); err != nil {
+				t.Errorf("another one of the name: %v", err)
+			}
+		})
+	}
+}
+
+// TestHooks checks what each hook of the host is told, and that they run in order.
+func TestHooks(t *testing.T) {
+	w := newTestSandbox(t)
+	out := filepath.Join(t.TempDir(), "out")
+	hook := func(name string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `printf '%s ' $NAME >> $OUT; cat >> $OUT; echo >> $OUT`},
+			Env: []string{"NAME=" + name, "OUT=" + out, "PATH=" + os.Getenv("PATH")}}}
+	}
+	bundle := writeBundle(t, func(spec *specs.Spec) {
+		spec.Annotations = map[string]string{"a": "b"}
+		spec.Hooks = &specs.Hooks{
+			//lint:ignore SA1019 deprecated in the specification, still used by tools
+			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop"),
+		}
+	})
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := container.Init().PID()
+	if err := container.Init().Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.exit(container.Init(), 0)
+	waitExit(t, container.Init())
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(read(t, out)), "\n")
+	want := []struct {
+		name   string
+		status specs.ContainerState
+		pid    int
+	}{
+		{"prestart", specs.StateCreating, pid}, {"createRuntime", specs.StateCreating, pid}, {"poststart", specs.StateRunning, pid},
+		{"poststop", specs.StateStopped, 0},
+	}
+	if len(lines) != len(want) {
+		t.Fatalf("got %q", lines)
+	}
+	for i, line := range lines {
+		name, text, _ := strings.Cut(line, " ")
+		var state specs.State
+		if err := json.Unmarshal([]byte(text), &state); err != nil {
+			t.Fatal(err)
+		}
+		if name != want[i].name || state.Status != want[i].status || state.Pid != want[i].pid || state.ID != "c1" || state.Bundle != bundle ||
+			state.Annotations["a"] != "b" {
+			t.Errorf("%s was told %+v", name, state)
+		}
+	}
+}
+
+func TestHookTimeout(t *testing.T) {
+	limit := 1
+	err := runHooks(t.Context(), []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "60"}, Timeout: &limit}}, specs.State{ID: "c1", Bundle: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "timeout of 1s") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestShareFollows looks at the share from a mount namespace made before the container, as a virtiofsd's is: the container's
+// mounts appear in it with their flags, and go from it.
+func TestShareFollows(t *testing.T) {
+	w := newTestSandbox(t)
+	daemon := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 1000")
+	output, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+	}()
+	if _, err := io.ReadFull(output, make([]byte, 1)); err != nil { // it is where it belongs
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	write(t, filepath.Join(data, "file"), "data")
+	bundle := writeBundle(t, func(spec *specs.Spec) {
+		spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}}}
+	})
+	write(t, filepath.Join(bundle, "rootfs", "hello"), "from the image")
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := filepath.Join(fmt.Sprintf("/proc/%d/root", daemon.Process.Pid), w.dir.share())
+	if got := read(t, filepath.Join(seen, "c1", "rootfs", "hello")); got != "from the image" {
+		t.Errorf("rootfs: %q", got)
+	}
+	if err := os.WriteFile(filepath.Join(seen, "c1", "mounts", "0", "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a write to a read-only mount: %v", err)
+	}
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	empty(t, seen)
+}

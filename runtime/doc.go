@@ -1,0 +1,33 @@
+// Package runtime is the sandbox on the host. It turns OCI bundles into a virtual machine, what the machine sees of the host, and
+// messages to the agent inside.
+//
+// A sandbox is one machine with its agent; containers live in it. Its states:
+//
+//	creating ──▶ running ──Stop──▶ stopping ──▶ stopped
+//	    │           │ VM lost        ▲   │ a step could not be undone; Stop tries again
+//	    └──────▶ failed ───Stop──────┘   │
+//	               ▲─────────────────────┘
+//
+// A container has a root file system and mounts in the sandbox's file share, an anchor (see package anchor), and processes:
+//
+//	creating ──▶ active ◀─Pause, Resume─▶ paused
+//	              │  ▲ a step could not be undone     │ the init process has ended
+//	       Delete ▼  │ Delete tries again             │
+//	             deleting ◀────────Delete─────────────┘
+//	              └──▶ deleted
+//
+// A process is a container's first (init) or an exec:
+//
+//	created ─Start─▶ starting ──▶ running ──exit──▶ stopped ─Delete─▶ deleted
+//	   │ │               └──could not start──────────▲ ▲                 ▲
+//	   │ └──VM lost────────────────────────────────────┘                 │
+//	   └──Delete─────────────────────────────────────────────────────────┘
+//
+// What holds throughout:
+//   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.
+//   - A container's init is the last of its processes to end.
+//   - No lock is held over a call that can wait. What waits for the guest has a deadline, and nothing on the host waits for the
+//     guest's consent to be removed.
+//   - A step that changes the host registers what takes it back before the next step begins, and is written to the state
+//     directory before it is relied on, so that Cleanup can end what a killed shim left.
+package runtime

@@ -1,0 +1,126 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+)
+
+// shimName is how containerd spells the program behind the runtime io.containerd.limpet.v2.
+const shimName = "containerd-shim-limpet-v2"
+
+// stopTimeout bounds the end of the machine that was booted: in good order it takes a tenth of a second.
+const stopTimeout = 10 * time.Second
+
+// quiet swallows the log of what the doctor tries: the finding says what matters of it.
+var quiet = slog.New(slog.DiscardHandler)
+
+func checkConfig(path string) (config.Config, hypervisor.Check) {
+	settings, err := config.Load(path)
+	detail := path
+	if path == "" {
+		detail = config.DefaultPath
+		if _, err := os.Stat(detail); err != nil {
+			detail = "defaults, as there is no " + detail
+		}
+	}
+	check := hypervisor.NewCheck("configuration", detail, err)
+	if err != nil {
+		check.Remedy = "correct the file; `limpet config` prints one with every key explained"
+	}
+	return settings, check
+}
+
+func checkFile(name, path string) hypervisor.Check {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	check := hypervisor.NewCheck(name, path, err)
+	if err != nil {
+		check.Remedy = fmt.Sprintf("run `make install` in limpet's source, or set %q in the configuration to where it is", name)
+	}
+	return check
+}
+
+func checkStateDir(path string) hypervisor.Check {
+	err := os.MkdirAll(path, 0o711)
+	if err == nil {
+		var probe string
+		if probe, err = os.MkdirTemp(path, "doctor-"); err == nil {
+			err = os.Remove(probe)
+		}
+	}
+	check := hypervisor.NewCheck("state", path, err)
+	if err != nil {
+		check.Remedy = "be root, or set state_dir in the configuration to a directory that can be written"
+	}
+	return check
+}
+
+// checkShim looks for the shim where containerd would, as far as the doctor can know: in PATH. It is no failure if it is not
+// there, as containerd's PATH may be another and its configuration may name the shim by its path.
+func checkShim() hypervisor.Check {
+	path, err := exec.LookPath(shimName)
+	if err != nil {
+		return hypervisor.Check{
+			Name: "shim", OK: true, Detail: shimName + " is not in PATH",
+			Remedy: "run `make install` in limpet's source; containerd looks for the shim in its own PATH",
+		}
+	}
+	return hypervisor.NewCheck("shim", path, nil)
+}
+
+// checkBoot boots the machine of an empty sandbox.
+func checkBoot(ctx context.Context, settings config.Config) hypervisor.Check {
+	start := time.Now()
+	err := bootOnce(ctx, settings)
+	check := hypervisor.NewCheck("boot", fmt.Sprintf("a machine was up, its agent ready, and gone again after %v",
+		time.Since(start).Round(10*time.Millisecond)), err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		check.Remedy = "if the machine hangs under KVM, set hypervisor.accelerator to \"tcg\""
+	}
+	return check
+}
+
+func bootOnce(ctx context.Context, settings config.Config) (err error) {
+	bundle, err := os.MkdirTemp("", "limpet-doctor-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
+	spec, err := json.Marshal(specs.Spec{Version: specs.Version, Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Cwd: "/", Args: []string{"none"}}, Linux: &specs.Linux{}})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), spec, 0o600); err != nil {
+		return err
+	}
+	sandbox, err := runtime.NewSandbox(ctx, runtime.SandboxOptions{
+		ID: filepath.Base(bundle), Namespace: "limpet-doctor", Bundle: bundle, Config: settings, Observer: nobody{}, Logger: quiet,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return sandbox.Stop(ctx)
+}
+
+// nobody observes a sandbox without containers.
+type nobody struct{}
+
+func (nobody) OOM(string)                                  {}
+func (nobody) Exited(*runtime.Process, runtime.ExitStatus) {}

@@ -1,0 +1,95 @@
+package runtime
+
+import (
+	"context"
+	"time"
+)
+
+// ended deals with what the agent says of the process's end. Only the first word counts.
+func (p *Process) ended(status ExitStatus) {
+	p.container.mu.Lock()
+	defer p.container.mu.Unlock()
+	if p.ending || !p.life.in(processStarting, processRunning) {
+		return
+	}
+	p.ending = true
+	go p.finish(status)
+}
+
+// vmLost ends the process because its machine has ended, unless it has ended before.
+func (p *Process) vmLost() {
+	p.container.mu.Lock()
+	created := p.life.state == processCreated
+	if created {
+		p.stop(lostStatus())
+	}
+	p.container.mu.Unlock()
+	if created {
+		p.streams.close()
+		return
+	}
+	p.ended(lostStatus())
+}
+
+// finish brings a process that started to its end: what it wrote is delivered if its reader keeps up, and the container's other
+// processes have ended before init has. Output of others who hold its streams open is not waited for.
+func (p *Process) finish(status ExitStatus) {
+	<-p.settled // its streams are joined, or its start failed
+	p.streams.closeInput()
+	lost := p.container.sandbox.isLost()
+	if lost {
+		p.streams.cut()
+	}
+	p.streams.drain(context.Background(), exitDrain, lost)
+	if p.isInit() {
+		p.container.finishExecs()
+	}
+	p.container.mu.Lock()
+	defer p.container.mu.Unlock()
+	if p.life.state != processRunning {
+		return // it did not start
+	}
+	p.stop(status)
+	p.container.log.Info("process ended", "exec", p.id, "code", status.Code, "reason", status.Reason, "oom", status.OOM)
+}
+
+// stop ends the process with that status. The caller holds the container's lock.
+func (p *Process) stop(status ExitStatus) {
+	p.life.mustMove(processStopped)
+	p.exit = status
+	close(p.exited)
+}
+
+// finishExecs waits for the ends of the execs that were started. Init's end killed them; of those of which the agent says
+// nothing in time it is taken for granted.
+func (c *Container) finishExecs() {
+	c.mu.Lock()
+	var execs []*Process
+	for _, p := range c.execs {
+		if p.life.in(processStarting, processRunning) {
+			execs = append(execs, p)
+		}
+	}
+	c.mu.Unlock()
+	grace := time.NewTimer(execGrace)
+	defer grace.Stop()
+	for _, p := range execs {
+		select {
+		case <-p.exited:
+		case <-grace.C:
+			grace.Reset(0) // for those that follow
+			c.log.Warn("the guest does not report the end of a process", "exec", p.id)
+			p.abandon()
+		}
+	}
+}
+
+// abandon ends a process that its container's end must have killed.
+func (p *Process) abandon() {
+	p.container.mu.Lock()
+	defer p.container.mu.Unlock()
+	if p.life.state == processRunning {
+		p.ending = true
+		p.stop(killedStatus())
+	}
+}

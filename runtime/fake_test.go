@@ -1,0 +1,353 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/anchor"
+	"github.com/limpet-run/limpet/runtime/config"
+)
+
+func TestMain(m *testing.M) {
+	anchor.MainIfAsked()
+	os.Exit(m.Run())
+}
+
+// testTimeout is when a test that waits for something gives up.
+const testTimeout = 20 * time.Second
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounts and anchors need root")
+	}
+}
+
+// fakeMachine is a machine that ends when it is told to.
+type fakeMachine struct {
+	once    sync.Once
+	ended   chan struct{}
+	why     error
+	console string
+}
+
+func newFakeMachine() *fakeMachine { return &fakeMachine{ended: make(chan struct{})} }
+
+func (m *fakeMachine) end(why error) {
+	m.once.Do(func() {
+		m.why = why
+		close(m.ended)
+	})
+}
+
+func (m *fakeMachine) Wait(context.Context) error      { <-m.ended; return m.why }
+func (m *fakeMachine) Stop(context.Context) error      { m.end(nil); return nil }
+func (m *fakeMachine) Processes() []hypervisor.Process { return nil }
+func (m *fakeMachine) Console() string                 { return m.console }
+
+// fakeGuest is an agent without a machine.
+type fakeGuest struct {
+	ready  chan struct{} // closed when the agent is ready
+	closed chan struct{}
+	once   sync.Once
+	// answer, if set, may answer a message; nil, nil leaves it to the fake.
+	answer func(context.Context, protocol.HostMessage) (protocol.GuestMessage, error)
+
+	mu       sync.Mutex
+	messages []protocol.HostMessage
+	streams  map[protocol.Token]net.Conn // the guest's ends
+	opened   chan struct{}               // replaced when a stream was opened
+}
+
+func newFakeGuest() *fakeGuest {
+	g := &fakeGuest{
+		ready: make(chan struct{}), closed: make(chan struct{}), streams: map[protocol.Token]net.Conn{}, opened: make(chan struct{}),
+	}
+	close(g.ready)
+	return g
+}
+
+func (g *fakeGuest) WaitReady(ctx context.Context) (protocol.Hello, error) {
+	select {
+	case <-g.ready:
+		return protocol.Hello{}, nil
+	case <-ctx.Done():
+		return protocol.Hello{}, ctx.Err()
+	case <-g.closed:
+		return protocol.Hello{}, errdefs.ErrUnavailable
+	}
+}
+
+func (g *fakeGuest) Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
+	g.mu.Lock()
+	g.messages = append(g.messages, message)
+	g.mu.Unlock()
+	if g.answer != nil {
+		if answer, err := g.answer(ctx, message); answer != nil || err != nil {
+			return answer, err
+		}
+	}
+	switch message := message.(type) {
+	case protocol.Run:
+		return protocol.Started{RequestID: message.RequestID}, nil
+	case protocol.Exec:
+		return protocol.Started{RequestID: message.RequestID}, nil
+	}
+	return protocol.OK{}, nil
+}
+
+func (g *fakeGuest) OpenStream(_ context.Context, token protocol.Token) (net.Conn, error) {
+	host, guest := net.Pipe()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.streams[token] = guest
+	close(g.opened)
+	g.opened = make(chan struct{})
+	return host, nil
+}
+
+func (g *fakeGuest) Close() error {
+	g.once.Do(func() { close(g.closed) })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, stream := range g.streams {
+		stream.Close()
+	}
+	return nil
+}
+
+// stream returns the guest's end of a stream once the host has opened it.
+func (g *fakeGuest) stream(t *testing.T, token protocol.Token) net.Conn {
+	t.Helper()
+	deadline := time.After(testTimeout)
+	for {
+		g.mu.Lock()
+		stream, opened := g.streams[token], g.opened
+		g.mu.Unlock()
+		if stream != nil {
+			return stream
+		}
+		select {
+		case <-opened:
+		case <-deadline:
+			t.Fatal("the stream was not opened")
+		}
+	}
+}
+
+// got returns the messages of one kind that the guest was sent.
+func got[T protocol.HostMessage](g *fakeGuest) []T {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var found []T
+	for _, message := range g.messages {
+		if message, ok := message.(T); ok {
+			found = append(found, message)
+		}
+	}
+	return found
+}
+
+// buffer is an end of a stream in memory.
+type buffer struct {
+	mu     sync.Mutex
+	bytes  bytes.Buffer
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newBuffer() *buffer { return &buffer{closed: make(chan struct{})} }
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes.Write(p)
+}
+
+func (b *buffer) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes.String()
+}
+
+// wait waits for a channel to be closed.
+func wait(t *testing.T, channel <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-channel:
+	case <-time.After(testTimeout):
+		t.Fatal("timeout: " + what)
+	}
+}
+
+// world is a sandbox with fakes below it.
+type world struct {
+	*Sandbox
+	fakeGuest   *fakeGuest
+	fakeMachine *fakeMachine
+	events      events
+	bundle      string
+	state       string
+	oom         []string
+}
+
+// OOM implements Observer.
+func (w *world) OOM(id string) { w.oom = append(w.oom, id) }
+
+func (w *world) options(t *testing.T) SandboxOptions {
+	configuration := config.Default()
+	configuration.StateDir = w.state
+	return SandboxOptions{
+		ID: "box", Namespace: "test", Bundle: w.bundle, Config: configuration, Observer: w, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+func (w *world) platform(_ context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
+	w.events = plan.events
+	undo.push("stop the machine", w.fakeMachine.Stop)
+	undo.push("close the session", func(context.Context) error { return w.fakeGuest.Close() })
+	return w.fakeMachine, w.fakeGuest, nil
+}
+
+// newWorld makes the fakes, and checks at the test's end that nothing is left on the host.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	needRoot(t)
+	state, err := os.MkdirTemp("", "limpet") // t.TempDir is too long for a state_dir
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{fakeGuest: newFakeGuest(), fakeMachine: newFakeMachine(), state: state, bundle: writeBundle(t, nil)}
+	t.Cleanup(func() {
+		nothingLeft(t, state)
+		if err := os.Remove(state); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// empty checks that a directory is empty.
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in %s: %v, %v", dir, left, err)
+	}
+}
+
+// nothingLeft checks that a directory is empty and that nothing is mounted on it.
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	empty(t, dir)
+	if mounts, err := mountsBelow(dir); err != nil || len(mounts) > 0 {
+		t.Errorf("still mounted: %v, %v", mounts, err)
+	}
+}
+
+// newTestSandbox makes a running sandbox, stopped at the test's end.
+func newTestSandbox(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	sandbox, err := newSandbox(t.Context(), w.options(t), w.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Sandbox = sandbox
+	t.Cleanup(func() {
+		if err := sandbox.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// writeBundle makes a bundle with a root directory.
+func writeBundle(t *testing.T, change func(*specs.Spec)) string {
+	t.Helper()
+	spec := &specs.Spec{
+		Version: specs.Version,
+		Process: &specs.Process{Args: []string{"sh"}, Cwd: "/"},
+		Root:    &specs.Root{Path: "rootfs"},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
+			{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},
+		}},
+	}
+	if change != nil {
+		change(spec)
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600), os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return bundle
+}
+
+// create makes a container in the sandbox.
+func (w *world) create(t *testing.T, ends IO) *Container {
+	t.Helper()
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: w.bundle, IO: ends})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return container
+}
+
+// run makes a container and starts its init.
+func (w *world) run(t *testing.T, ends IO) *Container {
+	t.Helper()
+	container := w.create(t, ends)
+	if err := container.Init().Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return container
+}
+
+// exit lets the agent report the end of a process.
+func (w *world) exit(p *Process, code int32) {
+	w.events.Exit(protocol.Exit{RequestID: p.request, Code: code, Reason: "exited"})
+}
+
+// waitExit waits for the end of a process.
+func waitExit(t *testing.T, p *Process) ExitStatus {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	status, err := p.Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status
+}
+
+// say writes to the host as the guest does: it does not close.
+func say(t *testing.T, stream io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(stream, text); err != nil {
+		t.Fatal(err)
+	}
+}

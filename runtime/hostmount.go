@@ -1,0 +1,124 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// bindOptions say how a bind mount differs from its source.
+type bindOptions struct {
+	recursive bool
+	readOnly  bool
+	slave     bool // what is mounted below the source later appears here too; otherwise it does not
+}
+
+// bindMount binds source on target, which exists and is of the same kind. The mount is made complete before it is attached:
+// attaching copies it into the mount namespaces that follow the target's, and later changes of its flags would not follow.
+func bindMount(source, target string, options bindOptions) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	setFlags := uint(unix.AT_EMPTY_PATH)
+	if options.recursive {
+		flags |= unix.AT_RECURSIVE
+		setFlags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	defer unix.Close(tree)
+	attributes := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	if options.slave {
+		attributes.Propagation = unix.MS_SLAVE
+	}
+	if options.readOnly {
+		attributes.Attr_set = unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(tree, "", setFlags, &attributes); err != nil {
+		return fmt.Errorf("bind %s: set its flags: %w", source, err)
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("bind %s on %s: %w", source, target, err)
+	}
+	return nil
+}
+
+// makeShared turns a directory into a mount whose later submounts appear in the mount namespaces made from this one. It is made
+// private first, so that it does not pass them on to where its parent is shared.
+func makeShared(dir string) error {
+	if err := bindMount(dir, dir, bindOptions{}); err != nil {
+		return err
+	}
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		return errors.Join(fmt.Errorf("share the mounts below %s: %w", dir, err), detach(dir))
+	}
+	return nil
+}
+
+// detach takes a mount away, at once even if it is in use. That nothing is mounted there is no error.
+func detach(target string) error {
+	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", target, err)
+}
+
+// removeTree removes a directory, after every mount on and below it. It removes nothing while something is still mounted: what
+// is below a mount belongs to others.
+func removeTree(dir string) error {
+	if err := detachBelow(dir); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	left, err := mountsBelow(dir)
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("remove %s: still mounted there: %s", dir, strings.Join(left, ", "))
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+// detachBelow takes away every mount on and below dir, the last one first. That dir is not there is no error.
+func detachBelow(dir string) error {
+	targets, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, target := range slices.Backward(targets) {
+		errs = append(errs, detach(target))
+	}
+	return errors.Join(errs...)
+}
+
+// mountsBelow lists the mounts on and below dir in the order in which they were made.
+func mountsBelow(dir string) ([]string, error) {
+	resolved, err := filepath.EvalSymlinks(dir) // as the mount table names it
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for mounts below %s: %w", dir, err)
+	}
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(resolved))
+	if err != nil {
+		return nil, fmt.Errorf("look for mounts below %s: %w", dir, err)
+	}
+	var targets []string
+	for _, info := range infos {
+		targets = append(targets, info.Mountpoint)
+	}
+	return targets, nil
+}

@@ -1,0 +1,103 @@
+package oci
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Bind is a file or directory of the host that a container sees.
+type Bind struct {
+	Name        string // unique in the container; the guest finds it as mounts/<Name>
+	Source      string // absolute, on the host
+	Destination string // in the container, for messages
+	Recursive   bool   // with the mounts below it
+	ReadOnly    bool
+	// Slave: what the host mounts below it later appears in the container.
+	Slave bool
+}
+
+// guestTypes are the file systems that the guest's kernel makes from nothing.
+var guestTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs"}
+
+// mounts splits the container's mounts: binds come from the host through the share, kernel file systems are made in the guest.
+func (p *Plan) mounts(options Options) error {
+	for i := range p.Spec.Mounts {
+		mount := &p.Spec.Mounts[i]
+		switch {
+		case isBind(mount):
+			if err := p.bind(mount, options); err != nil {
+				return err
+			}
+		case !slices.Contains(guestTypes, mount.Type):
+			return fmt.Errorf("mount on %s: a file system of type %q cannot be mounted in the VM: mount it on the host and bind it: %w",
+				mount.Destination, mount.Type, errdefs.ErrNotImplemented)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) bind(mount *specs.Mount, options Options) error {
+	if len(mount.UIDMappings) > 0 || len(mount.GIDMappings) > 0 || slices.Contains(mount.Options, "idmap") ||
+		slices.Contains(mount.Options, "ridmap") {
+		return fmt.Errorf("mount on %s: mapped user ids cannot be passed into a VM: %w", mount.Destination, errdefs.ErrNotImplemented)
+	}
+	if slices.Contains(mount.Options, "shared") || slices.Contains(mount.Options, "rshared") {
+		return fmt.Errorf("mount on %s: mounts made in a VM cannot propagate to the host (shared, rshared): use rslave or rprivate: %w",
+			mount.Destination, errdefs.ErrNotImplemented)
+	}
+	source := mount.Source
+	if source == "" {
+		return fmt.Errorf("mount on %s: a bind needs a source: %w", mount.Destination, errdefs.ErrInvalidArgument)
+	}
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(options.Bundle, source)
+	}
+	if isKernels(source) {
+		return nil // the guest's own, not the host's
+	}
+	bind := Bind{
+		Name: strconv.Itoa(len(p.Binds)), Source: filepath.Clean(source), Destination: mount.Destination, Recursive: mount.Type == "rbind",
+	}
+	for _, option := range mount.Options {
+		switch option {
+		case "rbind":
+			bind.Recursive = true
+		case "ro", "rro":
+			bind.ReadOnly = true
+		case "rw", "rrw":
+			bind.ReadOnly = false
+		case "slave", "rslave":
+			bind.Slave = true
+		}
+	}
+	p.Binds = append(p.Binds, bind)
+	mount.Source = path.Join(options.GuestDir, "mounts", bind.Name)
+	return nil
+}
+
+func isBind(mount *specs.Mount) bool {
+	return mount.Type == "bind" || mount.Type == "rbind" ||
+		slices.Contains(mount.Options, "bind") || slices.Contains(mount.Options, "rbind")
+}
+
+// isKernels tells whether a path is part of a kernel's own face, of which the guest has one too. /dev/shm holds ordinary files.
+func isKernels(source string) bool {
+	for _, root := range []string{"/proc", "/sys", "/dev"} {
+		if within(source, root) {
+			return !within(source, "/dev/shm")
+		}
+	}
+	return false
+}
+
+func within(name, root string) bool {
+	name = filepath.Clean(name)
+	return name == root || strings.HasPrefix(name, root+"/")
+}

@@ -1,0 +1,168 @@
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Plan is what one container asks of the host, and what the guest is told of it.
+type Plan struct {
+	// Spec is the guest's OCI configuration.
+	Spec *specs.Spec
+	// Binds are the host's files and directories that the container sees.
+	Binds []Bind
+	// NetNS is the path of the host's network namespace that the container belongs to. Empty: a new one if NewNetNS, else the
+	// host's.
+	NetNS    string
+	NewNetNS bool
+	// Dropped names what the guest is not told because it says something about the host only, for the log.
+	Dropped []string
+}
+
+// Options are what a plan needs to know beside the bundle's configuration.
+type Options struct {
+	ContainerID string
+	Bundle      string // the bundle's directory on the host
+	// GuestDir is the container's directory as the guest sees it: "rootfs" and "mounts/<name>" are below it.
+	GuestDir string
+}
+
+// NewPlan plans a container from its bundle's configuration, which it leaves as it is. What a VM cannot do is refused by name:
+// ErrNotImplemented.
+func NewPlan(spec *specs.Spec, options Options) (*Plan, error) {
+	guest, err := clone(spec)
+	if err != nil {
+		return nil, err
+	}
+	plan := &Plan{Spec: guest}
+	for _, step := range []func(Options) error{plan.namespaces, plan.mounts, plan.devices} {
+		if err := step(options); err != nil {
+			return nil, fmt.Errorf("container %s: %w", options.ContainerID, err)
+		}
+	}
+	plan.sysctls()
+	plan.hooks()
+	plan.resources()
+
+	guest.Root.Path = path.Join(options.GuestDir, "rootfs")
+	guest.Linux.CgroupsPath = "/limpet/" + options.ContainerID
+	guest.Linux.MountLabel = ""
+	guest.Linux.IntelRdt = nil
+	TranslateProcess(guest.Process)
+	return plan, nil
+}
+
+// TranslateProcess removes from a process what only the host's kernel knows: the profiles of its security modules.
+func TranslateProcess(process *specs.Process) {
+	process.ApparmorProfile = ""
+	process.SelinuxLabel = ""
+}
+
+// namespaces decides about each namespace. The guest's network is the sandbox's own, so a container's network namespace stays on
+// the host, for the anchor. The others are made anew in the guest; the host's cannot be had there.
+func (p *Plan) namespaces(Options) error {
+	linux := p.Spec.Linux
+	found := map[specs.LinuxNamespaceType]bool{}
+	kept := []specs.LinuxNamespace{}
+	for _, namespace := range linux.Namespaces {
+		found[namespace.Type] = true
+		switch namespace.Type {
+		case specs.NetworkNamespace:
+			p.NetNS = namespace.Path
+			p.NewNetNS = namespace.Path == ""
+			continue
+		case specs.UserNamespace:
+			if namespace.Path != "" {
+				return fmt.Errorf("a user namespace of the host (%s) cannot be joined from a VM: %w", namespace.Path, errdefs.ErrNotImplemented)
+			}
+		}
+		kept = append(kept, specs.LinuxNamespace{Type: namespace.Type})
+	}
+	for _, required := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.MountNamespace} {
+		if !found[required] {
+			return fmt.Errorf("the host's %s namespace cannot be shared with a VM: let the container have its own: %w",
+				required, errdefs.ErrNotImplemented)
+		}
+	}
+	linux.Namespaces = kept
+	if len(linux.NetDevices) > 0 {
+		return fmt.Errorf("network devices of the host cannot be moved into a VM (linux.netDevices): %w", errdefs.ErrNotImplemented)
+	}
+	return nil
+}
+
+// sysctls takes out those of the network: they belong to a network namespace, and the guest's configuration has none.
+func (p *Plan) sysctls() {
+	for _, name := range slices.Sorted(maps.Keys(p.Spec.Linux.Sysctl)) {
+		if strings.HasPrefix(name, "net.") {
+			delete(p.Spec.Linux.Sysctl, name)
+			p.drop("sysctl " + name)
+		}
+	}
+}
+
+// hooks leaves those that run inside the container; the host runs the others.
+func (p *Plan) hooks() {
+	hooks := p.Spec.Hooks
+	if hooks == nil {
+		return
+	}
+	p.Spec.Hooks = nil
+	if len(hooks.CreateContainer) > 0 || len(hooks.StartContainer) > 0 {
+		p.Spec.Hooks = &specs.Hooks{CreateContainer: hooks.CreateContainer, StartContainer: hooks.StartContainer}
+	}
+}
+
+// resources leaves the limits that mean the same in the guest's cgroup v2. Numbers of the host's processors, memory nodes and
+// block devices do not; what only cgroup v1 has is not there.
+func (p *Plan) resources() {
+	resources := p.Spec.Linux.Resources
+	if resources == nil {
+		return
+	}
+	if memory := resources.Memory; memory != nil {
+		resources.Memory = &specs.LinuxMemory{Limit: memory.Limit, Reservation: memory.Reservation, Swap: memory.Swap}
+	}
+	if cpu := resources.CPU; cpu != nil {
+		if cpu.Cpus != "" || cpu.Mems != "" {
+			p.drop("cpuset of the host's processors")
+		}
+		resources.CPU = &specs.LinuxCPU{Shares: cpu.Shares, Quota: cpu.Quota, Burst: cpu.Burst, Period: cpu.Period, Idle: cpu.Idle}
+	}
+	for _, field := range []struct {
+		name string
+		set  bool
+	}{
+		{"limits of block devices", resources.BlockIO != nil},
+		{"limits of huge pages", len(resources.HugepageLimits) > 0},
+		{"network classes and priorities", resources.Network != nil},
+		{"limits of RDMA", len(resources.Rdma) > 0},
+	} {
+		if field.set {
+			p.drop(field.name)
+		}
+	}
+	resources.BlockIO, resources.HugepageLimits, resources.Network, resources.Rdma = nil, nil, nil, nil
+}
+
+func (p *Plan) drop(what string) { p.Dropped = append(p.Dropped, what) }
+
+// clone copies a configuration by way of its JSON, which is what the guest gets in any case.
+func clone(spec *specs.Spec) (*specs.Spec, error) {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("copy bundle configuration: %w", err)
+	}
+	var copied specs.Spec
+	if err := json.Unmarshal(text, &copied); err != nil {
+		return nil, fmt.Errorf("copy bundle configuration: %w", err)
+	}
+	return &copied, nil
+}

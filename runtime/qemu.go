@@ -1,0 +1,91 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/limpet-run/limpet/guest/client"
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/qemu"
+	"github.com/limpet-run/limpet/hypervisor/vsock"
+)
+
+// shareTag is what the agent mounts at guestShare.
+const shareTag = "limpet"
+
+// startQEMU is the platform: a machine of QEMU with a vsock device and the file share, and a session over that device. What does
+// not need the other is done at the same time.
+func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
+	machine, device, err := makeParts(ctx, plan, undo)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Should this process be killed from here on, what runs is known. Plugging adds the share's daemon.
+	if err := plan.record(append(machine.Processes(), device.Processes()...)); err != nil {
+		return nil, nil, err
+	}
+	if err := plug(ctx, plan, machine, device); err != nil {
+		return nil, nil, err
+	}
+	if err := plan.record(machine.Processes()); err != nil {
+		return nil, nil, err
+	}
+	token, err := protocol.NewToken().MarshalText()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the session's token: %w", err)
+	}
+	session := client.New(device, client.Options{Token: string(token), Handler: plan.events, Logger: plan.log})
+	undo.push("close the session with the agent", func(context.Context) error { return session.Close() })
+	if err := machine.Resume(ctx); err != nil {
+		return nil, nil, err
+	}
+	return machine, session, nil
+}
+
+// makeParts makes the paused machine and its vsock device. The machine is to stop before its device goes.
+func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hypervisor.Machine, device vsock.Device, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		defer plan.times.stage("vsock")()
+		device, err = vsock.New(ctx, vsock.Options{
+			Backend: vsock.Backend(plan.config.Vsock.Backend), Dir: plan.dir.vsock(), Daemon: plan.config.Vsock.Daemon,
+			SessionPortBase: protocol.SessionPortBase, Logger: plan.log,
+		})
+		return err
+	})
+	group.Go(func() (err error) {
+		defer plan.times.stage("qemu")()
+		driver := qemu.New(qemu.Options{Path: plan.config.Hypervisor.Path, Virtiofsd: plan.config.Virtiofs.Daemon, Logger: plan.logger})
+		machine, err = driver.Boot(ctx, hypervisor.Config{
+			Name: plan.name, Dir: plan.dir.vm(), Kernel: plan.config.Kernel, Initrd: plan.config.Image,
+			Cmdline: []string{"quiet"}, // every line on an emulated serial port takes time; a panic is printed all the same
+			VCPUs:   plan.config.VM.VCPUs, MemoryMiB: plan.config.VM.MemoryMiB,
+			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator),
+		})
+		return err
+	})
+	err = group.Wait()
+	if device != nil {
+		undo.push("end the vsock device", func(context.Context) error { return device.Close() })
+	}
+	if machine != nil {
+		undo.push("stop the machine", machine.Stop)
+	}
+	return machine, device, err
+}
+
+// plug gives the machine its identity.
+func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, device vsock.Device) error {
+	defer plan.times.stage("plug")()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []hypervisor.Device{
+		hypervisor.Vsock{ID: "vsock", Socket: device},
+		hypervisor.Share{ID: "share", Tag: shareTag, Dir: plan.dir.share()},
+	} {
+		group.Go(func() error { return machine.Plug(ctx, part) })
+	}
+	return group.Wait()
+}

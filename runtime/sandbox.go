@@ -1,0 +1,378 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/oci"
+)
+
+const (
+	// callTimeout is how long the agent may take for what it does at once: under emulation on a busy host it takes a tenth of a
+	// second.
+	callTimeout = 10 * time.Second
+	// guestStopTimeout is how long the guest may take to end what still runs and to sync its file systems. containerd gives up
+	// on Shutdown after 3 seconds.
+	guestStopTimeout = 2 * time.Second
+	// undoTimeout is how long it may take to take back a failed start: no step of it waits for the guest for longer than
+	// callTimeout.
+	undoTimeout = 15 * time.Second
+	// consoleLines is how many lines of the guest's console an error shows: a kernel's panic is in the last few. maxConsoleLine
+	// is how many bytes of each.
+	consoleLines   = 20
+	maxConsoleLine = 200
+)
+
+// errVMLost is what calls get once the machine has ended.
+var errVMLost = fmt.Errorf("the sandbox's VM has ended: %w", errdefs.ErrUnavailable)
+
+// Observer is told what nobody asked for. Its methods do not block; no lock is held while they are called.
+type Observer interface {
+	// OOM says that the guest ran out of memory in a container. It comes before the end of the process that was killed for it.
+	OOM(containerID string)
+}
+
+// SandboxOptions says what sandbox to make.
+type SandboxOptions struct {
+	ID, Namespace string
+	// Bundle is the directory of the bundle of the first container. Its annotations may change the configuration.
+	Bundle   string
+	Config   config.Config
+	Observer Observer
+	Logger   *slog.Logger
+}
+
+// Sandbox is one virtual machine with the containers in it. Its methods are safe for concurrent use. Its owner must Stop it.
+type Sandbox struct {
+	id        string
+	namespace string
+	observer  Observer
+	log       *slog.Logger
+	dir       *stateDir
+	machine   Machine // nil before it is started
+	guest     Guest
+	undo      undo
+
+	lost        chan struct{} // closed when the machine has ended
+	lastRequest atomic.Uint64
+
+	mu         sync.Mutex
+	life       lifecycle[sandboxState]
+	why        error                 // of the machine's end
+	stopping   chan struct{}         // closed when the Stop under way has ended
+	containers map[string]*Container // also those still being created
+	processes  map[uint64]*Process   // by request id
+}
+
+// NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet. On error
+// everything is undone, and the error shows the last lines of the guest's console if there are any.
+func NewSandbox(ctx context.Context, options SandboxOptions) (*Sandbox, error) {
+	return newSandbox(ctx, options, startQEMU)
+}
+
+func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*Sandbox, error) {
+	s := &Sandbox{
+		id: options.ID, namespace: options.Namespace, observer: options.Observer,
+		log:        options.Logger.With("sandbox", options.ID),
+		lost:       make(chan struct{}),
+		life:       lifecycle[sandboxState]{sandboxCreating, sandboxMoves},
+		containers: map[string]*Container{},
+		processes:  map[uint64]*Process{},
+	}
+	times := newTrace()
+	if err := s.start(ctx, options, start, times); err != nil {
+		s.fail(err)
+		err = fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
+		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return nil, errors.Join(err, s.undo.run(undoCtx))
+	}
+	times.log(ctx, s.log, "sandbox started")
+	return s, nil
+}
+
+// start does the steps of NewSandbox.
+func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platform, times *trace) (err error) {
+	spec, err := oci.Load(options.Bundle)
+	if err != nil {
+		return err
+	}
+	configuration, err := options.Config.WithAnnotations(spec.Annotations)
+	if err != nil {
+		return err
+	}
+	done := times.stage("state")
+	s.dir, err = createStateDir(ctx, configuration.StateDir, s.namespace, s.id, options.Bundle)
+	if err != nil {
+		return err
+	}
+	s.undo.push("remove the state directory", s.dir.remove)
+	if err := makeShared(s.dir.share()); err != nil {
+		return fmt.Errorf("make the file share: %w", err)
+	}
+	done()
+
+	boot := time.Duration(configuration.Timeouts.Boot)
+	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
+		"the guest did not come up, or this host is too slow for that time: %w", boot, context.DeadlineExceeded))
+	defer cancel()
+	plan := machinePlan{
+		name: s.id, config: configuration, dir: s.dir, events: events{s}, log: s.log, logger: options.Logger, times: times,
+	}
+	if err := s.boot(ctx, plan, start); err != nil {
+		// What a cancelled step says of it is less than what cancelled it.
+		if ctx.Err() != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life.move(sandboxRunning)
+}
+
+// boot starts the machine and waits until its agent is ready or the machine has ended.
+func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) error {
+	var err error
+	s.machine, s.guest, err = start(ctx, plan, &s.undo)
+	if err != nil {
+		return err
+	}
+	go s.watch()
+	defer plan.times.stage("agent")()
+	if _, err := s.guest.WaitReady(ctx); err != nil {
+		if s.isLost() { // watch has closed the session
+			err = s.whyLost()
+		}
+		return fmt.Errorf("wait for the agent: %w", err)
+	}
+	return nil
+}
+
+// watch waits for the machine's end. Every process in it ends with it.
+func (s *Sandbox) watch() {
+	err := s.machine.Wait(context.Background()) // it ends at the latest when the sandbox is stopped
+	s.fail(err)
+	close(s.lost)
+	s.mu.Lock()
+	processes := slices.Collect(maps.Values(s.processes))
+	s.mu.Unlock()
+	for _, process := range processes {
+		process.vmLost()
+	}
+	_ = s.guest.Close() // ends the calls in flight
+}
+
+// fail notes that the machine did not come up or has ended; during a Stop that is as it should be.
+func (s *Sandbox) fail(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.in(sandboxCreating, sandboxRunning) {
+		s.life.mustMove(sandboxFailed)
+		s.why = why
+		s.log.Error("sandbox failed", "error", why)
+	}
+}
+
+// lastWords are the last lines of the guest's console, for an error; empty if there are none. The guest could write anything
+// there. A machine that has ended has said them in its own error.
+func (s *Sandbox) lastWords() string {
+	if s.machine == nil || s.isLost() {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(s.machine.Console()), "\n")
+	if len(lines) == 1 && lines[0] == "" {
+		return ""
+	}
+	text := "\nlast lines of the guest's console:"
+	for _, line := range lines[max(0, len(lines)-consoleLines):] {
+		text += "\n\t" + printable(strings.TrimSpace(line), maxConsoleLine)
+	}
+	return text
+}
+
+// whyLost says that the machine has ended and why.
+func (s *Sandbox) whyLost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why != nil {
+		return fmt.Errorf("%w: %w", errVMLost, s.why)
+	}
+	return errVMLost
+}
+
+// isLost tells whether the machine has ended.
+func (s *Sandbox) isLost() bool {
+	select {
+	case <-s.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// call sends a message to the agent and returns its answer. Once the machine has ended it returns errVMLost.
+func (s *Sandbox) call(ctx context.Context, limit time.Duration, message protocol.HostMessage) (protocol.GuestMessage, error) {
+	if s.isLost() {
+		return nil, s.whyLost()
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	answer, err := s.guest.Call(ctx, message)
+	if err != nil && s.isLost() {
+		return nil, s.whyLost()
+	}
+	return answer, err
+}
+
+// Container returns the container with that identifier, or an ErrNotFound.
+func (s *Sandbox) Container(id string) (*Container, error) {
+	s.mu.Lock()
+	container, ok := s.containers[id]
+	s.mu.Unlock()
+	if !ok || !container.made() {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return container, nil
+}
+
+// Containers returns the sandbox's containers, in no order.
+func (s *Sandbox) Containers() []*Container {
+	s.mu.Lock()
+	containers := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	return slices.DeleteFunc(containers, func(c *Container) bool { return !c.made() })
+}
+
+// claimContainer takes a container's identifier, or returns an ErrAlreadyExists.
+func (s *Sandbox) claimContainer(c *Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.state != sandboxRunning {
+		return fmt.Errorf("sandbox %s is %s: %w", s.id, s.life.state, errdefs.ErrUnavailable)
+	}
+	if s.containers[c.id] != nil {
+		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrAlreadyExists)
+	}
+	s.containers[c.id] = c
+	s.processes[c.init.request] = c.init
+	return nil
+}
+
+// forget gives up identifiers of a container and of processes.
+func (s *Sandbox) forget(container *Container, processes ...*Process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, process := range processes {
+		delete(s.processes, process.request)
+	}
+	if container != nil {
+		delete(s.containers, container.id)
+	}
+}
+
+// register makes a process known to what the agent says. It tells whether the machine is still there.
+func (s *Sandbox) register(process *Process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.processes[process.request] = process
+	return s.life.state == sandboxRunning
+}
+
+// process returns the process that the agent means, or nil.
+func (s *Sandbox) process(request uint64) *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[request]
+}
+
+// Stop ends the sandbox: the agent ends what runs, the machine goes, and everything on the host is undone. It may be called more
+// than once and at the same time; after an error it may be called again to try what failed.
+func (s *Sandbox) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	for s.life.state == sandboxStopping {
+		stopping := s.stopping
+		s.mu.Unlock()
+		select {
+		case <-stopping:
+		case <-ctx.Done():
+			return fmt.Errorf("stop sandbox %s: %w", s.id, context.Cause(ctx))
+		}
+		s.mu.Lock()
+	}
+	if s.life.state == sandboxStopped {
+		s.mu.Unlock()
+		return nil
+	}
+	s.life.mustMove(sandboxStopping)
+	s.stopping = make(chan struct{})
+	defer close(s.stopping)
+	containers := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+
+	err := s.stop(ctx, containers)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.life.mustMove(sandboxFailed)
+		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
+	}
+	s.life.mustMove(sandboxStopped)
+	s.log.Info("sandbox stopped")
+	return nil
+}
+
+func (s *Sandbox) stop(ctx context.Context, containers []*Container) error {
+	if _, err := s.call(ctx, 2*guestStopTimeout, protocol.Stop{TimeoutMS: uint64(guestStopTimeout.Milliseconds())}); err != nil && !s.isLost() {
+		s.log.Warn("the guest did not stop in good order", "error", err)
+	}
+	if err := s.machine.Stop(ctx); err != nil {
+		return err
+	}
+	select { // the processes have ended before what they used is taken away
+	case <-s.lost:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var errs []error
+	for _, container := range containers {
+		errs = append(errs, container.undo.run(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return s.undo.run(ctx)
+}
+
+// machinePlan is what a platform needs to know to start a sandbox's machine.
+type machinePlan struct {
+	name   string
+	config config.Config
+	dir    *stateDir
+	events events
+	log    *slog.Logger // names the sandbox
+	logger *slog.Logger // for who names it himself
+	times  *trace
+}
+
+// record notes the machine's processes, so that they can be ended without this one.
+func (p *machinePlan) record(processes []hypervisor.Process) error {
+	return p.dir.update(func(record *record) { record.Machine = processes })
+}
+
+// platform starts a machine and the session with its agent, and pushes what takes that back. It returns when the machine runs.
+type platform func(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error)

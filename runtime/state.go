@@ -1,0 +1,193 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+const (
+	// stateLink is the name, in the bundle, of the link to the sandbox's state directory: who cleans up knows the bundle only.
+	stateLink = "limpet-state"
+
+	recordFile = "state.json"
+	lockFile   = "lock"
+	shareDir   = "shared"
+	vmDir      = "vm"
+	vsockDir   = "vsock"
+)
+
+// record is what the state directory remembers of a sandbox: enough to end it without its shim.
+type record struct {
+	Namespace  string                     `json:"namespace"`
+	ID         string                     `json:"id"`
+	Machine    []hypervisor.Process       `json:"machine"`
+	Containers map[string]containerRecord `json:"containers"`
+}
+
+// containerRecord is what is remembered of a container. Bundle and rootfs are recorded before anything is made for it.
+type containerRecord struct {
+	Bundle string `json:"bundle"`
+	// Rootfs is where containerd's mounts were put, to be taken away again. Empty: there were none.
+	Rootfs string              `json:"rootfs"`
+	Anchor *hypervisor.Process `json:"anchor,omitempty"`
+}
+
+// stateDir is a sandbox's directory on the host. Its lock is held as long as the sandbox's shim lives, so that a directory
+// that nobody holds is known to be left over.
+type stateDir struct {
+	path string
+	lock *os.File
+
+	mu     sync.Mutex
+	record record
+}
+
+// statePath is the directory of a sandbox: a short name, because unix sockets lie below it and their paths are limited.
+func statePath(root, namespace, id string) string {
+	sum := sha256.Sum256([]byte(namespace + "/" + id))
+	return filepath.Join(root, hex.EncodeToString(sum[:8]))
+}
+
+// createStateDir makes a sandbox's directory and a link to it in the bundle. One that is left over of a shim that is gone is
+// cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
+func createStateDir(ctx context.Context, root, namespace, id, bundle string) (_ *stateDir, err error) {
+	dir := &stateDir{path: statePath(root, namespace, id)}
+	dir.record = record{Namespace: namespace, ID: id, Containers: map[string]containerRecord{}}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, dir.failed("make", err)
+	}
+	if _, err := os.Lstat(dir.path); err == nil {
+		if err := reclaim(ctx, dir.path); err != nil {
+			return nil, fmt.Errorf("state directory %s is there already: %w", dir.path, err)
+		}
+	}
+	if err := os.Mkdir(dir.path, 0o700); err != nil {
+		return nil, dir.failed("make", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dir.remove(context.WithoutCancel(ctx)))
+		}
+	}()
+	if dir.lock, err = lockState(dir.path); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{shareDir, vmDir, vsockDir} {
+		if err := os.Mkdir(filepath.Join(dir.path, name), 0o700); err != nil {
+			return nil, dir.failed("make", err)
+		}
+	}
+	if err := dir.update(func(*record) {}); err != nil {
+		return nil, err
+	}
+	link := filepath.Join(bundle, stateLink)
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, dir.failed("link to", err)
+	}
+	if err := os.Symlink(dir.path, link); err != nil {
+		return nil, dir.failed("link to", err)
+	}
+	return dir, nil
+}
+
+// reclaim cleans up a directory whose shim is gone.
+func reclaim(ctx context.Context, path string) error {
+	lock, err := lockState(path)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return cleanupState(ctx, path)
+}
+
+// lockState takes the lock of a state directory, or returns an ErrAlreadyExists.
+func lockState(path string) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("state directory %s is in use: another shim runs this sandbox; end that one first: %w", path,
+			errdefs.ErrAlreadyExists)
+	}
+	return file, nil
+}
+
+func (d *stateDir) share() string { return filepath.Join(d.path, shareDir) }
+func (d *stateDir) vm() string    { return filepath.Join(d.path, vmDir) }
+func (d *stateDir) vsock() string { return filepath.Join(d.path, vsockDir) }
+
+// update changes the record and writes it down: to a new file first, then in place of the old one. It is not forced to a disk:
+// what it tells of does not outlive the host's kernel either.
+func (d *stateDir) update(change func(*record)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.record
+	next.Containers = maps.Clone(d.record.Containers)
+	change(&next)
+	text, err := json.Marshal(next)
+	if err != nil {
+		return d.failed("write", err)
+	}
+	path := filepath.Join(d.path, recordFile)
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return d.failed("write", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return d.failed("write", err)
+	}
+	d.record = next
+	return nil
+}
+
+// updateContainer changes what is recorded of one container.
+func (d *stateDir) updateContainer(id string, change func(*containerRecord)) error {
+	return d.update(func(record *record) {
+		container := record.Containers[id]
+		change(&container)
+		record.Containers[id] = container
+	})
+}
+
+// remove takes the directory away, with every mount below it, and gives up its lock.
+func (d *stateDir) remove(context.Context) error {
+	if err := removeTree(d.path); err != nil {
+		return err
+	}
+	if d.lock != nil {
+		d.lock.Close()
+	}
+	return nil
+}
+
+func (d *stateDir) failed(what string, err error) error {
+	return fmt.Errorf("%s the sandbox's state directory %s (free space there, or set state_dir to another place): %w", what, d.path, err)
+}
+
+// readRecord reads what a state directory remembers.
+func readRecord(path string) (record, error) {
+	var read record
+	text, err := os.ReadFile(filepath.Join(path, recordFile))
+	if err != nil {
+		return read, fmt.Errorf("read sandbox state: %w", err)
+	}
+	if err := json.Unmarshal(text, &read); err != nil {
+		return read, fmt.Errorf("read sandbox state %s: %w", path, err)
+	}
+	return read, nil
+}

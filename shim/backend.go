@@ -1,0 +1,128 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+)
+
+// Runtime makes sandboxes. Its errors are typed with errdefs.
+type Runtime interface {
+	// NewSandbox returns a sandbox that is ready for containers. On error nothing is left of it.
+	NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error)
+	// Cleanup removes what a sandbox whose shim is gone left behind for the bundle. Nothing there is no error.
+	Cleanup(ctx context.Context, bundle string) error
+}
+
+// SandboxOptions is what the shim knows of a sandbox before there is one.
+type SandboxOptions struct {
+	ID, Namespace string
+	Bundle        string // directory of the first container's bundle
+	Options       RuntimeOptions
+	// OOM is called when the guest ran out of memory in a container, before Wait of the process killed for it returns. It does not block.
+	OOM    func(containerID string)
+	Logger *slog.Logger
+}
+
+// Sandbox is a running sandbox. See runtime.Sandbox.
+type Sandbox interface {
+	CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error)
+	Stop(ctx context.Context) error
+}
+
+// Container is a container of a sandbox. See runtime.Container. Delete lets the last output flow, for a bounded time, and closes all streams.
+type Container interface {
+	Init() Process
+	Exec(ctx context.Context, options runtime.ExecOptions) (Process, error)
+	Pids() []runtime.Pid
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Delete(ctx context.Context) (runtime.ExitStatus, error)
+}
+
+// Process is a process of a container. See runtime.Process. Wait of an init process returns only when it would return for every exec that
+// was started in the container.
+type Process interface {
+	PID() int
+	Start(ctx context.Context) error
+	Kill(ctx context.Context, signal uint32, all bool) error
+	Resize(ctx context.Context, columns, rows uint32) error
+	Wait(ctx context.Context) (runtime.ExitStatus, error)
+	Status() runtime.Status
+	Delete(ctx context.Context) (runtime.ExitStatus, error)
+}
+
+// MicroVMs is the Runtime of package runtime.
+type MicroVMs struct{}
+
+// NewSandbox implements Runtime.
+func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error) {
+	configuration, err := loadConfig(options.Options)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of sandbox %s: %w", options.ID, err)
+	}
+	sandbox, err := runtime.NewSandbox(ctx, runtime.SandboxOptions{
+		ID:        options.ID,
+		Namespace: options.Namespace,
+		Bundle:    options.Bundle,
+		Config:    configuration,
+		Observer:  observer{options.OOM},
+		Logger:    options.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return microVM{sandbox}, nil
+}
+
+// Cleanup implements Runtime.
+func (MicroVMs) Cleanup(ctx context.Context, bundle string) error {
+	return runtime.Cleanup(ctx, bundle)
+}
+
+// loadConfig reads the configuration that the options name; the path wins over a body, as containerd documents it.
+func loadConfig(options RuntimeOptions) (config.Config, error) {
+	var loaded config.Config
+	var err error
+	if options.ConfigPath == "" && len(options.ConfigBody) > 0 {
+		loaded, err = config.LoadBody(options.ConfigBody)
+	} else {
+		loaded, err = config.Load(options.ConfigPath)
+	}
+	if err != nil {
+		return loaded, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return loaded, nil
+}
+
+// observer passes on what only a callback can tell. Exits are awaited with Process.Wait.
+type observer struct{ oom func(containerID string) }
+
+func (o observer) OOM(containerID string) { o.oom(containerID) }
+
+type microVM struct{ *runtime.Sandbox }
+
+func (s microVM) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {
+	container, err := s.Sandbox.CreateContainer(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return vmContainer{container}, nil
+}
+
+type vmContainer struct{ *runtime.Container }
+
+func (c vmContainer) Init() Process { return c.Container.Init() }
+
+func (c vmContainer) Exec(ctx context.Context, options runtime.ExecOptions) (Process, error) {
+	process, err := c.Container.Exec(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return process, nil
+}

@@ -1,0 +1,62 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	// deleteTimeout is less than the 5 s after which containerd kills the verb, so that an error can still be told.
+	deleteTimeout = 4500 * time.Millisecond
+	// exitCodeKilled is how a task ends that went with its shim: 128 + SIGKILL, as with runc.
+	exitCodeKilled = 128 + uint32(unix.SIGKILL)
+)
+
+// delete is the verb that containerd calls when the connection to a shim has ended, in good order or not. It ends the server of the
+// bundle if it still lives, removes what is left of the sandbox, and writes how the container ended to stdout. It can be repeated.
+//
+// The bundle of a container that joined a sandbox has no server; there it only unmounts the container's rootfs.
+func (c command) delete(ctx context.Context, runtime Runtime, stdout io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	if err := c.endServer(ctx); err != nil {
+		return err
+	}
+	if err := runtime.Cleanup(ctx, c.bundle); err != nil {
+		return fmt.Errorf("clean up after %s: %w", c.id, err)
+	}
+	exit, err := readExitRecord(c.bundle)
+	if err != nil {
+		exit = exitRecord{Code: exitCodeKilled, At: time.Now()}
+	}
+	data, err := proto.Marshal(&taskapi.DeleteResponse{Pid: exit.PID, ExitStatus: exit.Code, ExitedAt: timestamppb.New(exit.At)})
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(data)
+	return err
+}
+
+// endServer ends the server that was started for the bundle, if any, and removes its socket.
+func (c command) endServer(ctx context.Context) error {
+	record, err := readServerRecord(c.bundle)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := killServer(ctx, record); err != nil {
+		return err
+	}
+	return removeStaleSocket(record.Socket)
+}

@@ -1,0 +1,30 @@
+// Package shim is the face of limpet that containerd sees: the verbs of the shim binary, the task service, its events and the standard
+// streams. It knows containerd's API and nothing of virtual machines; those are behind Runtime.
+//
+// # The process
+//
+//	containerd ── start ──▶ containerd-shim-limpet-v2 start ── forks ──▶ containerd-shim-limpet-v2 serve
+//	           ◀─ address ─         (exits)                                  │ one per sandbox, own session, cwd = bundle
+//	           ◀──────────────────── ttrpc over the socket ─────────────────▶│
+//	           ── delete ─▶ containerd-shim-limpet-v2 delete ── ends it, if it still lives, and what it left
+//
+// # The sandbox of a server
+//
+//	          first Create           Shutdown without tasks, SIGTERM
+//	┌──────┐ ─────────────▶ ┌────┐ ──────────────────────────────────▶ ┌─────────┐     ┌──────┐
+//	│ none │                │ up │                                     │ closing │ ──▶ │ gone │ the process exits
+//	└──────┘ ◀───────────── └────┘                                     └─────────┘     └──────┘
+//	          it failed                 no Create is accepted from here on ▲
+//
+// # A process of a task: the init process, or an exec
+//
+//	┌─────────┐ Start ┌──────────┐ started ┌─────────┐ its exit ┌─────────┐
+//	│ created │ ────▶ │ starting │ ──────▶ │ running │ ───────▶ │ stopped │
+//	└──┬──────┘       └─────┬────┘         └─────────┘          └─────▲───┘
+//	   │                    └───────── Start failed ──────────────────┤
+//	   └──────────────── killed, or deleted, before Start ────────────┘
+//
+// A process is watched only once it runs, by one goroutine that begins after the start event is queued. So no exit can be published
+// before its start. An exec's exit is published before the exit of its container's init process, because the watcher of the init
+// process waits for the others. Delete waits for the watcher, so that the delete event is last.
+package shim

@@ -1,0 +1,79 @@
+package shim
+
+import (
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// RuntimeName is the name under which containerd finds the shim's binary.
+const RuntimeName = "io.containerd.limpet.v2"
+
+// info is the flag that asks what the runtime can do: options come on stdin and the answer goes to stdout, both protobuf.
+func info(stdin io.Reader, stdout io.Writer) error {
+	data, err := readAtMost(stdin)
+	if err != nil {
+		return err
+	}
+	answer := &types.RuntimeInfo{Name: RuntimeName}
+	if len(data) > 0 {
+		answer.Options = &anypb.Any{}
+		if err := proto.Unmarshal(data, answer.Options); err != nil {
+			return fmt.Errorf("stdin of -info is not runtime options: %w", err)
+		}
+		if _, err := decodeOptions(answer.Options); err != nil {
+			return err
+		}
+	}
+	version, revision := buildVersion()
+	answer.Version = &types.RuntimeVersion{Version: version, Revision: revision}
+	if answer.Features, err = typeurl.MarshalAnyToProto(runtimeFeatures()); err != nil {
+		return fmt.Errorf("features: %w", err)
+	}
+	encoded, err := proto.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(encoded)
+	return err
+}
+
+// runtimeFeatures says what containerd asks for before it passes it on: mounts with their own id mapping are not supported.
+func runtimeFeatures() *features.Features {
+	no := false
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Linux: &features.Linux{
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+		},
+	}
+}
+
+// version is the flag that tells people which limpet this is.
+func version(program string, stdout io.Writer) error {
+	number, revision := buildVersion()
+	_, err := fmt.Fprintf(stdout, "%s:\n  Version:  %s\n  Revision: %s\n", program, number, revision)
+	return err
+}
+
+// buildVersion returns the module's version and the commit, as the go command recorded them.
+func buildVersion() (version, revision string) {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown", ""
+	}
+	for _, setting := range build.Settings {
+		if setting.Key == "vcs.revision" {
+			revision = setting.Value
+		}
+	}
+	return build.Main.Version, revision
+}

@@ -1,0 +1,148 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// socketDescriptor is where start passes the listening socket: the first after the standard ones.
+	socketDescriptor = 3
+	// gcPercent keeps the heap of a server small: a host has one for each sandbox, and it allocates little.
+	gcPercent = 40
+	// hangUpTimeout is how long a server that is done waits for its clients to hang up. containerd does so as soon as it has the reply to
+	// Shutdown, and leaves the rest to `delete`, which does not wait.
+	hangUpTimeout = time.Second
+)
+
+// serve is the server process of a sandbox: it serves the task service until Shutdown without tasks, or a signal, which ends the tasks.
+func (c command) serve(runtime Runtime) error {
+	logger := newLogger(c)
+	err := c.serveTasks(runtime, logger)
+	if err != nil {
+		logger.Error("server ends", "error", err)
+	}
+	return err
+}
+
+func (c command) serveTasks(runtime Runtime, logger *slog.Logger) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := adoptOrphans(ctx, logger); err != nil {
+		return err
+	}
+	// Noted and not ignored: children would inherit that it is ignored.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
+
+	listener, err := inheritedListener()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	events := newPublisher(c.namespace, newContainerdForwarder(c.ttrpcAddress), logger)
+	defer events.close()
+	service := newService(c.id, c.namespace, c.bundle, runtime, logger)
+	service.events = events
+	service.closed = func() {
+		if err := os.Remove(c.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			logger.Warn("socket not removed", "error", err)
+		}
+	}
+	return serveUntilGone(service, listener, ends)
+}
+
+// inheritedListener takes the socket that start has made.
+func inheritedListener() (net.Listener, error) {
+	file := os.NewFile(socketDescriptor, "socket")
+	defer file.Close()
+	listener, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d is not a listening socket: this program is started by containerd: %w", socketDescriptor, err)
+	}
+	return listener, nil
+}
+
+// serveUntilGone serves the listener until the service is gone, and ends it on a signal.
+func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Signal) error {
+	clients := new(clients)
+	server, err := ttrpc.NewServer(
+		ttrpc.WithServerHandshaker(clients),
+		ttrpc.WithUnaryServerInterceptor(service.intercept),
+	)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	taskapi.RegisterTTRPCTaskService(server, rpcs{service})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background(), listener) }()
+
+	select {
+	case <-service.gone:
+	case end := <-ends:
+		service.logger.Info("ending sandbox", "signal", end.String())
+		service.close(context.Background(), true)
+	case err := <-served:
+		service.close(context.Background(), true)
+		return fmt.Errorf("serve: %w", err)
+	}
+	listener.Close()
+	clients.awaitHangUp(hangUpTimeout)
+	return nil
+}
+
+// clients counts the connections of a ttrpc server. Its own Shutdown does not do: it takes a connection for idle, and closes it, while a
+// call on it waits for its reply to be written.
+type clients struct{ connected sync.WaitGroup }
+
+// Handshake implements ttrpc.Handshaker: only the user whom the shim runs as may connect.
+func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
+	conn, credentials, err := ttrpc.UnixSocketRequireSameUser().Handshake(ctx, conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.connected.Add(1)
+	return &clientConn{Conn: conn, hangUp: sync.OnceFunc(c.connected.Done)}, credentials, nil
+}
+
+// awaitHangUp waits until no client is connected any more, at most for timeout.
+func (c *clients) awaitHangUp(timeout time.Duration) {
+	gone := make(chan struct{})
+	go func() {
+		c.connected.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(timeout):
+	}
+}
+
+// clientConn is a connection that tells of its end.
+type clientConn struct {
+	net.Conn
+	hangUp func()
+}
+
+// Close implements net.Conn.
+func (c *clientConn) Close() error {
+	defer c.hangUp()
+	return c.Conn.Close()
+}

@@ -1,0 +1,235 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// stopTimeout bounds the stop of a sandbox in Shutdown, for which containerd waits 3 s. What is not done by then is left to `delete`,
+	// which comes next and ends everything by its process id.
+	stopTimeout = 2 * time.Second
+	// flushTimeout bounds the wait for the last events. containerd takes them at once, or is not there.
+	flushTimeout = 500 * time.Millisecond
+)
+
+// service is the logic behind the task service: one sandbox and its tasks. The RPCs that decode and encode are in rpc.go.
+// Its lock guards the records only; nothing that can wait is called with it.
+type service struct {
+	id, namespace string
+	bundle        string
+	runtime       Runtime
+	events        interface {
+		publish(event proto.Message)
+		flush(ctx context.Context) error
+	}
+	logger *slog.Logger // names the sandbox
+	// runtimeLogger does not, as the runtime does so itself.
+	runtimeLogger *slog.Logger
+	// closed is called once, before the last Shutdown is answered; it removes the socket.
+	closed func()
+	// life ends when the service closes; it takes a sandbox that is still being made with it.
+	life    context.Context
+	endLife context.CancelFunc
+
+	mu      sync.Mutex
+	sandbox *sandboxSlot     // nil: none
+	tasks   map[string]*task // nil value: the id is taken by a container that is being made
+	closing bool
+	gone    chan struct{} // closed when the process may exit
+}
+
+// sandboxSlot is a sandbox that is being made, or is there.
+type sandboxSlot struct {
+	done    chan struct{} // closed when the two below are set
+	sandbox Sandbox
+	err     error
+}
+
+func newService(id, namespace, bundle string, runtime Runtime, logger *slog.Logger) *service {
+	life, endLife := context.WithCancel(context.Background())
+	return &service{
+		life:      life,
+		endLife:   endLife,
+		id:        id,
+		namespace: namespace,
+		bundle:    bundle,
+		runtime:   runtime,
+		logger:    logger.With("sandbox", id),
+
+		runtimeLogger: logger,
+
+		closed: func() {},
+		tasks:  make(map[string]*task),
+		gone:   make(chan struct{}),
+	}
+}
+
+// task returns the record of a container.
+func (s *service) task(id string) (*task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if task := s.tasks[id]; task != nil {
+		return task, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+}
+
+// process returns the records of a process and its container.
+func (s *service) process(id, execID string) (*task, *process, error) {
+	task, err := s.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	process, err := task.process(execID)
+	return task, process, err
+}
+
+// reserve takes a container id; one that is not used in the end is given back with forget.
+func (s *service) reserve(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return fmt.Errorf("container %s: sandbox %s is shutting down: %w", id, s.id, errdefs.ErrUnavailable)
+	}
+	if _, taken := s.tasks[id]; taken {
+		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	s.tasks[id] = nil
+	return nil
+}
+
+func (s *service) add(task *task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tasks[task.id] = task
+}
+
+func (s *service) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tasks, id)
+}
+
+// sandboxFor returns the sandbox and makes it if there is none. One caller makes it and the others wait for that one.
+func (s *service) sandboxFor(ctx context.Context, bundle string, options RuntimeOptions) (Sandbox, error) {
+	s.mu.Lock()
+	slot := s.sandbox
+	if slot != nil {
+		s.mu.Unlock()
+		select {
+		case <-slot.done:
+			return slot.sandbox, slot.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	// The error stands if making it panics: those who wait get an answer, and the next may try again.
+	slot = &sandboxSlot{done: make(chan struct{}), err: fmt.Errorf("sandbox %s was not made: %w", s.id, errdefs.ErrInternal)}
+	s.sandbox = slot
+	s.mu.Unlock()
+
+	defer func() {
+		if slot.err != nil {
+			s.mu.Lock()
+			s.sandbox = nil
+			s.mu.Unlock()
+		}
+		close(slot.done)
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, SandboxOptions{
+		ID:        s.id,
+		Namespace: s.namespace,
+		Bundle:    bundle,
+		Options:   options,
+		OOM:       s.oom,
+		Logger:    s.runtimeLogger,
+	})
+	return slot.sandbox, slot.err
+}
+
+func (s *service) oom(containerID string) {
+	if task, err := s.task(containerID); err == nil {
+		task.oom()
+	}
+}
+
+// close stops the sandbox, sends the last events and lets the process exit. While there are tasks it does nothing, unless they are to end
+// too. The socket is removed before it returns, so that a `start` which comes next does not find a server that is about to exit.
+// A call after the first waits for it.
+func (s *service) close(ctx context.Context, withTasks bool) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		select {
+		case <-s.gone:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if len(s.tasks) > 0 && !withTasks {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	slot := s.sandbox
+	s.mu.Unlock()
+
+	s.endLife()
+	if slot != nil {
+		s.stop(context.WithoutCancel(ctx), slot)
+	}
+	s.closed()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	if err := s.events.flush(flush); err != nil {
+		s.logger.Warn("events not sent before exit", "error", err)
+	}
+	close(s.gone)
+	return nil
+}
+
+// stop ends the sandbox and waits for the exits of what ran in it to be queued.
+func (s *service) stop(ctx context.Context, slot *sandboxSlot) {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	select {
+	case <-slot.done:
+	case <-ctx.Done():
+		s.logger.Warn("sandbox not stopped: making it has not been given up in time")
+		return
+	}
+	if slot.err != nil {
+		return
+	}
+	if err := slot.sandbox.Stop(ctx); err != nil {
+		s.logger.Error("sandbox not stopped cleanly", "error", err)
+	}
+	for _, task := range s.list() {
+		if phase, _ := task.init.record(); phase == running {
+			task.init.wait(ctx) // its error is that the time is over, and the next says so too
+		}
+	}
+}
+
+func (s *service) list() []*task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var tasks []*task
+	for _, task := range s.tasks {
+		if task != nil {
+			tasks = append(tasks, task)
+		}
+	}
+	return tasks
+}
