@@ -12,7 +12,8 @@
 //	                  └──────▶ stopped ◀───────┘    Stop, or the machine ended by itself; Wait tells
 //
 // A call that the machine's state does not allow fails with errdefs.ErrFailedPrecondition and changes nothing. Unplug needs a
-// running guest, because the guest lets go of the device. Save needs a machine without identity devices.
+// running guest, because the guest lets go of the device. Pause is for the making of templates and needs a machine from which the
+// devices of vhost-user daemons have been unplugged; Save needs one without any identity device.
 package hypervisor
 
 import (
@@ -51,6 +52,8 @@ type Machine interface {
 	Plug(ctx context.Context, device Device) error
 	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.
 	Unplug(ctx context.Context, id string) error
+	// Pause stops the guest's processors. With a device that a vhost-user daemon serves it fails (errdefs.ErrFailedPrecondition): what
+	// the guest told such a daemon at that moment can be lost, and the device hangs after Resume.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// Save writes the state of a paused machine without identity devices into dir, which exists. The machine stays paused.

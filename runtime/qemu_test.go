@@ -15,8 +15,8 @@ import (
 	"github.com/limpet-run/limpet/hypervisor"
 )
 
-// newRealSandbox boots a machine with the kernel, the image and the vsock daemon of the directory that LIMPET_BUILD names.
-func newRealSandbox(t *testing.T, change func(*SandboxOptions)) (*world, error) {
+// bootSandbox boots a machine with the kernel, the image and the vsock daemon of the directory that LIMPET_BUILD names.
+func bootSandbox(t *testing.T, change func(*SandboxOptions)) (*world, error) {
 	t.Helper()
 	build := os.Getenv("LIMPET_BUILD")
 	if build == "" {
@@ -30,21 +30,38 @@ func newRealSandbox(t *testing.T, change func(*SandboxOptions)) (*world, error) 
 		change(&options)
 	}
 	sandbox, err := NewSandbox(t.Context(), options)
-	if err != nil {
-		return w, err
-	}
 	w.Sandbox = sandbox
+	return w, err
+}
+
+// newRealSandbox is bootSandbox that must succeed, stopped at the test's end.
+func newRealSandbox(t *testing.T) *world {
+	t.Helper()
+	w, err := bootSandbox(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes := w.machine.Processes()
 	t.Cleanup(func() {
-		if err := sandbox.Stop(context.Background()); err != nil {
+		if err := w.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
-		for _, process := range sandbox.machine.Processes() {
-			if now, err := hypervisor.NewProcess(process.Name, process.PID); err == nil && now == process {
-				t.Errorf("%s lives", process.Name)
-			}
-		}
+		allEnded(t, processes)
 	})
-	return w, nil
+	return w
+}
+
+// allEnded checks that no process of a machine is left.
+func allEnded(t *testing.T, processes []hypervisor.Process) {
+	t.Helper()
+	if len(processes) < 3 { // QEMU, the share's daemon, the vsock's
+		t.Errorf("the machine had only %+v", processes)
+	}
+	for _, process := range processes {
+		if now, err := hypervisor.NewProcess(process.Name, process.PID); err == nil && now == process {
+			t.Errorf("%s lives", process.Name)
+		}
+	}
 }
 
 // busyboxBundle makes a bundle of a shell command.
@@ -78,10 +95,7 @@ func busyboxBundle(t *testing.T, args ...string) string {
 
 // TestVM runs containers in a real machine.
 func TestVM(t *testing.T) {
-	w, err := newRealSandbox(t, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newRealSandbox(t)
 	stdout, stderr := newBuffer(), newBuffer()
 	container, err := w.CreateContainer(t.Context(), ContainerOptions{
 		ID: "c1", Bundle: busyboxBundle(t, "sh", "-c", "cat; uname -s >&2; sleep 1000 & wait"),
@@ -136,10 +150,7 @@ func TestVM(t *testing.T) {
 
 // TestVMKilled kills QEMU.
 func TestVMKilled(t *testing.T) {
-	w, err := newRealSandbox(t, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newRealSandbox(t)
 	stdout := newBuffer()
 	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: busyboxBundle(t, "sleep", "1000"), IO: IO{Stdout: stdout}})
 	if err != nil {
@@ -177,11 +188,37 @@ func TestVMFails(t *testing.T) {
 		{"no agent", func(o *SandboxOptions) { o.Config.Image = notKernel }, "panic"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if _, err := newRealSandbox(t, test.change); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := bootSandbox(t, test.change); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v", err)
 			} else {
 				t.Log(err)
 			}
 		})
 	}
+}
+
+// TestVMCleanup cleans up after a shim that was killed.
+func TestVMCleanup(t *testing.T) {
+	w, err := bootSandbox(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes := w.machine.Processes()
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: busyboxBundle(t, "sleep", "1000")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := container.Init().Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.dir.lock.Close() // as the kernel does for a killed shim
+	if err := Cleanup(t.Context(), w.bundle); err != nil {
+		t.Error(err)
+	}
+	waitExit(t, container.Init())                       // the killed shim's part of it: to be told that the machine is gone,
+	if err := w.machine.Stop(t.Context()); err != nil { // and to take note of the ends of its children
+		t.Error(err)
+	}
+	allEnded(t, processes)
+	wait(t, gone(container), "the anchor's end")
 }
