@@ -47,7 +47,8 @@ type Driver interface {
 
 // Machine is one virtual machine. Its methods are safe for concurrent use; those that change it take turns.
 type Machine interface {
-	// Plug adds a device. What the device needs on the host is started first and ends with the device or the machine.
+	// Plug adds a device. What the device needs on the host is started first and ends with the device or the machine. A machine that
+	// has not run yet finds the device at its boot; a running guest is told, and takes some milliseconds after Plug to have it.
 	// errdefs.ErrAlreadyExists: the identifier is taken; errdefs.ErrResourceExhausted: no free port.
 	Plug(ctx context.Context, device Device) error
 	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.

@@ -8,12 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
 )
 
 // wantError checks that an error mentions each of the words: the thing, the reason, the way out.
@@ -50,11 +47,11 @@ func TestBadConfiguration(t *testing.T) {
 		{"no image", map[string]any{"image": "/nowhere/image"}, []string{"image", "/nowhere/image", "make guest"}},
 		{"kernel is a directory", map[string]any{"kernel": "/etc"}, []string{"kernel", "/etc"}},
 		{"no QEMU", map[string]any{"hypervisor": map[string]any{"path": "/nowhere/qemu"}},
-			[]string{"/nowhere/qemu", "install", "hypervisor.path"}},
+			[]string{"/nowhere/qemu", "install", "configuration"}},
 		{"no virtiofsd", map[string]any{"virtiofs": map[string]any{"daemon": "/nowhere/virtiofsd"}},
-			[]string{"/nowhere/virtiofsd", "install", "virtiofs.daemon"}},
+			[]string{"/nowhere/virtiofsd", "install", "configuration"}},
 		{"no vsock daemon", map[string]any{"vsock": map[string]any{"backend": "daemon", "daemon": "/nowhere/vsock"}},
-			[]string{"/nowhere/vsock", "vsock.daemon"}},
+			[]string{"/nowhere/vsock", "install", "configuration"}},
 		{"unknown key", map[string]any{"vm": map[string]any{"memroy": 256}}, []string{"vm.memroy", "limpet.toml"}},
 		{"too little memory", map[string]any{"vm": map[string]any{"memory_mib": 64}}, []string{"memory_mib", "64", "at least"}},
 		{"unknown accelerator", map[string]any{"hypervisor": map[string]any{"accelerator": "xen"}}, []string{"accelerator", "xen", "kvm"}},
@@ -207,36 +204,6 @@ func TestBadRootfs(t *testing.T) {
 				t.Fatal("the task was made")
 			}
 			wantError(t, err.Error(), test.words...)
-		})
-	}
-}
-
-// specType is how containerd names an OCI spec.
-const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
-
-// TestBadSpec has a bundle with a broken config.json, or with none.
-func TestBadSpec(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		spec *anypb.Any
-	}{
-		{"not JSON", &anypb.Any{TypeUrl: specType, Value: []byte("{broken")}},
-		{"another type", &anypb.Any{TypeUrl: specType, Value: []byte(`{"process": 7}`)}},
-		{"no process", &anypb.Any{TypeUrl: specType, Value: []byte(`{"ociVersion": "1.2.0"}`)}},
-		{"none", &anypb.Any{TypeUrl: specType}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := limpetOnly(t)
-			c := s.create(nil, "true")
-			_, err := daemon.Containers.Update(daemon.Context(s.ctx), &containers.UpdateContainerRequest{
-				Container: &containers.Container{ID: c.id, Spec: test.spec}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"spec"}},
-			})
-			s.must(err)
-			err = c.tryCreateTask(&tasks.CreateTaskRequest{})
-			if err == nil {
-				t.Fatal("the task was made")
-			}
-			wantError(t, err.Error(), "config.json")
 		})
 	}
 }

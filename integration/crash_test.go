@@ -101,8 +101,13 @@ func TestMachineKilledWhileRunning(t *testing.T) {
 	go func() { results <- daemon.Ctr(s.ctx, daemon.Args("run", spec)...) }()
 	s.await(recorder, spec.ID, "start")
 	s.kill9(qemu)
+	killed := time.Now()
 	if result := <-results; result.Code != 255 {
 		t.Errorf("ctr run exits with %d, want 255: %v", result.Code, result.Err())
+	}
+	// There is nothing to wait for: no output comes any more.
+	if took := time.Since(killed); took > 5*time.Second {
+		t.Errorf("ctr run ended %s after its machine", took)
 	}
 }
 

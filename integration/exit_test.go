@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"bufio"
 	"testing"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -11,6 +13,22 @@ func TestExitCode(t *testing.T) {
 	if result := s.run(nil, "sh", "-c", "exit 7"); result.Code != 7 {
 		t.Errorf("exit code %d, want 7: %v", result.Code, result.Err())
 	}
+}
+
+// startReady starts a container whose command says that it is ready, and waits until it has.
+func (s *scope) startReady(command ...string) container {
+	s.Helper()
+	path := s.fifo()
+	output := bufio.NewReader(s.openFIFO(path))
+	c := s.create(nil, command...)
+	c.createTask(&tasks.CreateTaskRequest{Stdout: path, Stderr: path})
+	c.startTask("")
+	line, err := output.ReadString('\n')
+	s.must(err)
+	if line != "ready\n" {
+		s.Fatalf("the container says %q", line)
+	}
+	return c
 }
 
 // TestKilled kills the first process of a container by signals. A process 1 without a handler ignores SIGTERM.
@@ -23,16 +41,13 @@ func TestKilled(t *testing.T) {
 	}{
 		// The shell's child is killed, and the shell ends as the child did.
 		{"TERM", unix.SIGTERM, `trap 'kill -TERM $child' TERM; sleep 1000000 & child=$!
-			echo ready >/ready; wait $child; wait $child; exit $?`, 143},
-		{"KILL", unix.SIGKILL, "echo ready >/ready; exec sleep 1000000", 137},
-		{"handled", unix.SIGUSR1, "trap 'exit 3' USR1; echo ready >/ready; sleep 1000000 & wait", 3},
+			echo ready; wait $child; wait $child; exit $?`, 143},
+		{"KILL", unix.SIGKILL, "echo ready; exec sleep 1000000", 137},
+		{"handled", unix.SIGUSR1, "trap 'exit 3' USR1; echo ready; sleep 1000000 & wait", 3},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s := begin(t)
-			c := s.start(nil, "sh", "-c", "mkfifo /ready; "+test.script)
-			// Reading the FIFO returns once the script has come that far.
-			s.must(c.exec(nil, "cat", "/ready").Err())
+			c := begin(t).startReady("sh", "-c", test.script)
 			c.kill(test.signal)
 			if got := c.wait(""); got != test.want {
 				t.Errorf("Wait says %d, want %d", got, test.want)

@@ -72,10 +72,11 @@ func (s *scope) must(err error) {
 	}
 }
 
-// id returns a new container id.
+// id returns a new container id. It tells in logs which test the container is of.
 func (s *scope) id() string {
 	s.count++
-	return fmt.Sprintf("%s-%d", strings.ToLower(filepath.Base(s.Name())), s.count)
+	test, _, _ := strings.Cut(s.Name(), "/")
+	return fmt.Sprintf("%s-%d", test, s.count)
 }
 
 func (s *scope) spec(flags []string, command ...string) harness.Spec {

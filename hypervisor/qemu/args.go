@@ -80,7 +80,13 @@ func kernelParameters(accelerator hypervisor.Accelerator) []string {
 		"pcie_ports=compat",   // the ports need no services, as hot-plug is ACPI's; probing for them takes time
 	}
 	if accelerator == hypervisor.AcceleratorTCG {
-		parameters = append(parameters, "clearcpuid=rep_good") // see processor
+		parameters = append(parameters,
+			"clearcpuid=rep_good", // see processor
+			// TCG drops its translations of a page's code when the guest writes there, but does not see virtiofsd write. Without
+			// this, a page that held code and is then filled with another program from the share runs the old code now and then.
+			// The guest writes zeroes into a page before its next use.
+			"init_on_alloc=1",
+		)
 	}
 	return parameters
 }

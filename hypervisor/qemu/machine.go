@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,10 +105,20 @@ func (m *machine) judge(reason string) error {
 	default:
 		how = m.qemu.Explain(fmt.Errorf("QEMU was told to end (%s)", reason))
 	}
-	if last := m.console.LastLines(consoleLines); last != "" {
-		how = fmt.Errorf("%w; the guest's console ends with:\n%s", how, last)
+	if last := excerpt(m.console.String()); last != "" {
+		how = fmt.Errorf("%w; the guest's console says:\n%s", how, last)
 	}
 	return fmt.Errorf("machine %s: %w: %w", m.plan.config.Name, errdefs.ErrUnavailable, how)
+}
+
+// excerpt is what of a console goes into an error: a kernel's panic from its first line on, else the last lines.
+func excerpt(console string) string {
+	start := strings.LastIndex(console, "Kernel panic")
+	lines := strings.Split(strings.TrimSpace(console[max(0, start):]), "\n")
+	if start < 0 {
+		lines = lines[max(0, len(lines)-consoleLines):]
+	}
+	return strings.Join(lines[:min(len(lines), consoleLines)], "\n")
 }
 
 // Wait implements hypervisor.Machine.
@@ -157,21 +168,36 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 // Pause implements hypervisor.Machine.
+//
+// QEMU's stop takes the rings from vhost-user daemons and cont gives them back. vhost-device-vsock 0.3.0 does not look at them then,
+// but waits for a notification, which the guest may have sent already.
 func (m *machine) Pause(ctx context.Context) error {
-	return m.move(ctx, "pause", running, "stop", paused)
-}
-
-// Resume implements hypervisor.Machine.
-func (m *machine) Resume(ctx context.Context) error {
-	return m.move(ctx, "resume", paused, "cont", running)
-}
-
-func (m *machine) move(ctx context.Context, verb string, from state, command string, to state) error {
-	end, err := m.begin(ctx, verb, from)
+	end, err := m.begin(ctx, "pause", running)
 	if err != nil {
 		return err
 	}
 	defer end()
+	for _, plugged := range m.devices() {
+		if plugged.device.chardev != nil {
+			return fmt.Errorf("pause machine %s: a daemon serves its device %v: unplug it: %w", m.plan.config.Name,
+				plugged.device.arguments["id"], errdefs.ErrFailedPrecondition)
+		}
+	}
+	return m.move(ctx, "pause", "stop", paused)
+}
+
+// Resume implements hypervisor.Machine.
+func (m *machine) Resume(ctx context.Context) error {
+	end, err := m.begin(ctx, "resume", paused)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return m.move(ctx, "resume", "cont", running)
+}
+
+// move runs a command that brings the machine into another state. The caller has the turn.
+func (m *machine) move(ctx context.Context, verb, command string, to state) error {
 	if err := m.monitor.execute(ctx, command, nil); err != nil {
 		return fmt.Errorf("%s machine %s: %w", verb, m.plan.config.Name, err)
 	}

@@ -32,6 +32,9 @@ func TestMachine(t *testing.T) {
 	if err := m.Pause(l.ctx); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("pause of a paused machine: %v", err)
 	}
+	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("unplug from a paused machine: %v", err)
+	}
 	l.check(m.Resume(l.ctx))
 	guest := l.greet(device)
 
@@ -61,15 +64,8 @@ func TestMachine(t *testing.T) {
 		t.Errorf("echo: %q, %v", line, err)
 	}
 
-	t.Log("pause, resume")
-	l.check(m.Pause(l.ctx))
-	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("unplug from a paused machine: %v", err)
-	}
-	guest.tell("remember pause")
-	l.check(m.Resume(l.ctx))
-	if guest.lines.Scan(); guest.lines.Text() != "ok" {
-		t.Errorf("after resume: %q, %v", guest.lines.Text(), guest.lines.Err())
+	if err := m.Pause(l.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("pause of a machine with daemons: %v", err)
 	}
 
 	t.Log("unplug, plug while running")
@@ -114,17 +110,15 @@ func TestSaveRestore(t *testing.T) {
 	device := l.vsock()
 	m := l.boot()
 	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("save of a machine with a device: %v", err)
+	}
 	l.check(m.Resume(l.ctx))
 	guest := l.greet(device)
 	guest.ask("remember limpets", "ok")
 	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("save of a running machine: %v", err)
 	}
-	l.check(m.Pause(l.ctx))
-	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("save of a machine with a device: %v", err)
-	}
-	l.check(m.Resume(l.ctx))
 	l.check(m.Unplug(l.ctx, "vsock0"))
 	l.check(m.Pause(l.ctx))
 	l.check(m.Save(l.ctx, dir))

@@ -193,7 +193,8 @@ func awaitReady(notify *net.UnixConn) error {
 	}
 }
 
-// Stop ends containerd and removes the directory of the run. Containers have to be gone before. It may be called more than once.
+// Stop ends containerd and removes the directory of the run. Containers have to be gone before; processes that they have left
+// behind are killed. It may be called more than once.
 func (d *Daemon) Stop() error {
 	var errs []error
 	if d.Client != nil {
@@ -201,7 +202,7 @@ func (d *Daemon) Stop() error {
 		d.Client = nil
 	}
 	if d.cmd != nil {
-		errs = append(errs, d.end())
+		errs = append(errs, d.end(), d.killLeft())
 		d.cmd = nil
 	}
 	// A mount that was left behind would have its files removed with the directory.
@@ -210,6 +211,17 @@ func (d *Daemon) Stop() error {
 		return errors.Join(append(errs, err, fmt.Errorf("%s is kept, something is still mounted there: %q", d.Dir, mounts))...)
 	}
 	return errors.Join(append(errs, os.RemoveAll(d.Dir))...)
+}
+
+// killLeft kills what still runs of the run.
+func (d *Daemon) killLeft() error {
+	left, err := d.Processes()
+	errs := []error{err}
+	for _, process := range left {
+		err := syscall.Kill(process.PID, syscall.SIGKILL)
+		errs = append(errs, fmt.Errorf("process %s was left and had to be killed (%v)", process, err))
+	}
+	return errors.Join(errs...)
 }
 
 func (d *Daemon) end() error {

@@ -38,13 +38,10 @@ type host struct {
 	share string
 	next  uint64
 
-	mu       sync.Mutex
-	streams  map[protocol.Token]net.Conn
-	exits    map[uint64]chan protocol.Exit
-	ends     map[string]chan uint64
-	log      []string
-	ooms     chan string
-	reported int
+	mu      sync.Mutex
+	streams map[protocol.Token]net.Conn
+	exits   map[uint64]chan protocol.Exit
+	log     []string
 }
 
 func newHost(t *testing.T) *host {
@@ -60,7 +57,6 @@ func newHost(t *testing.T) *host {
 	crun, _ := exec.LookPath("crun")
 	h := &host{
 		t: t, share: t.TempDir(), streams: map[protocol.Token]net.Conn{}, exits: map[uint64]chan protocol.Exit{},
-		ends: map[string]chan uint64{}, ooms: make(chan string, 16),
 	}
 	h.set = NewSet(Options{
 		Reaper: theReaper(), Streams: h, Reporter: h, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Dir: t.TempDir(),
@@ -89,10 +85,7 @@ func (h *host) StreamEnd(requestID uint64, stream string, bytes uint64) {
 	h.note(fmt.Sprintf("end %d %s %d", requestID, stream, bytes))
 }
 
-func (h *host) OOM(id string) {
-	h.note("oom " + id)
-	h.ooms <- id
-}
+func (h *host) OOM(id string) { h.note("oom " + id) }
 
 func (h *host) Exit(exit protocol.Exit) {
 	h.note(fmt.Sprintf("exit %d", exit.RequestID))

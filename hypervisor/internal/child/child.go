@@ -1,11 +1,12 @@
-// Package child runs the programs that a machine consists of: each in a process group of its own, always waited for, with the end
-// of its error output kept for the error of who needed it.
+// Package child runs the programs that a machine consists of: each in a process group of its own, always waited for, ended by the
+// kernel should this process die, and with the end of its error output kept for the error of who needed it.
 package child
 
 import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -42,19 +43,37 @@ func Start(name string, cmd *exec.Cmd) (*Child, error) {
 	c := &Child{cmd: cmd, log: NewTail(logSize), done: make(chan struct{})}
 	cmd.Stderr = c.log
 	cmd.WaitDelay = drainTime
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at our terminal is not for it
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true, // a Ctrl-C at our terminal is not for it
+		Pdeathsig: syscall.SIGKILL,
 	}
-	var err error
-	c.process, err = hypervisor.NewProcess(name, cmd.Process.Pid) // it is there, if only as a zombie: nobody has waited for it yet
-	go c.wait()
-	if err != nil {
-		c.Kill()
-		<-c.done
+	started := make(chan error)
+	go func() {
+		// The death signal comes with the end of the thread that forked, so that thread does nothing else until the program ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.start(name)
+		started <- err
+		if c.cmd.Process != nil {
+			c.wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// start describes the program before anybody can have waited for it. One that cannot be described is killed.
+func (c *Child) start(name string) (err error) {
+	if err := c.cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	c.process, err = hypervisor.NewProcess(name, c.cmd.Process.Pid)
+	if err != nil {
+		c.Kill()
+	}
+	return err
 }
 
 // wait ends with the program. While the ended program has not been reaped its pid, and so its group's, cannot be reused: what it

@@ -22,7 +22,8 @@ func main() {
 		must(unix.Mount(kind, target, kind, 0, ""))
 	}
 	must(os.MkdirAll("/share", 0o755))
-	uevents, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	var err error
+	uevents, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
 	must(err)
 	must(unix.Bind(uevents, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}))
 	fmt.Println("init: ready")
@@ -32,10 +33,18 @@ func main() {
 			_ = conn.Close()
 			continue
 		}
-		_, err := unix.Read(uevents, make([]byte, 8192)) // devices come and go with an event
-		if err != unix.ENOBUFS {
-			must(err)
-		}
+		awaitDevices()
+	}
+}
+
+// uevents is the kernel's socket for news of devices.
+var uevents int
+
+// awaitDevices returns when a device has come or gone.
+func awaitDevices() {
+	_, err := unix.Read(uevents, make([]byte, 8192))
+	if err != unix.ENOBUFS { // news were lost, so there were some
+		must(err)
 	}
 }
 
@@ -80,7 +89,12 @@ func do(verb, argument string) (string, error) {
 	case "recall":
 		return remembered, nil
 	case "mount":
-		return "ok", unix.Mount(argument, "/share", "virtiofs", 0, "")
+		err := unix.Mount(argument, "/share", "virtiofs", 0, "")
+		for err == unix.EINVAL { // no such tag yet
+			awaitDevices()
+			err = unix.Mount(argument, "/share", "virtiofs", 0, "")
+		}
+		return "ok", err
 	case "unmount":
 		return "ok", unix.Unmount("/share", 0)
 	case "read":

@@ -1,0 +1,69 @@
+package qemu
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+func TestArguments(t *testing.T) {
+	config := hypervisor.Config{
+		Name: "a,b", Kernel: "/k", Initrd: "/i", Cmdline: []string{"quiet", "x=1"}, VCPUs: 2, MemoryMiB: 256,
+	}
+	common := []string{
+		"-name limpet-a,,b", "-S", "-no-reboot", "-nodefaults", "-no-user-config", "-display none", "-smp 2", "-m 256M",
+		"-kernel /k", "-initrd /i", "memory-backend-file,id=memory,share=on,size=256M,mem-path=/proc/self/fd/4",
+		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x1,chassis=1",
+		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on",
+	}
+	for _, test := range []struct {
+		name        string
+		accelerator hypervisor.Accelerator
+		restore     bool
+		has, lacks  []string
+	}{
+		{"emulated", hypervisor.AcceleratorTCG, false, []string{"-accel tcg", "-cpu max,-erms,-fsrm", "clearcpuid=rep_good"}, []string{"-incoming"}},
+		{"on KVM", hypervisor.AcceleratorKVM, false, []string{"-accel kvm", "-cpu host"}, []string{"clearcpuid", "-incoming"}},
+		{"restored", hypervisor.AcceleratorTCG, true, []string{"-incoming defer"}, nil},
+	} {
+		line := strings.Join(arguments(config, test.accelerator, test.restore), " ")
+		for _, part := range slices.Concat(common, test.has) {
+			if !strings.Contains(line, part) {
+				t.Errorf("%s: no %q in %s", test.name, part, line)
+			}
+		}
+		for _, part := range test.lacks {
+			if strings.Contains(line, part) {
+				t.Errorf("%s: %q in %s", test.name, part, line)
+			}
+		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	const chardev = `{"backend":{"data":{"addr":{"data":{"str":"d"},"type":"fd"},"server":false},"type":"socket"},"id":"chardev-d"}`
+	for _, test := range []struct {
+		name               string
+		device             device
+		chardev, arguments string
+	}{
+		{"vsock by the kernel", vsockDevice("d", "port0", 7, false), "null",
+			`{"bus":"port0","driver":"vhost-vsock-pci","guest-cid":7,"id":"d","vhostfd":"d"}`},
+		{"vsock by a daemon", vsockDevice("d", "port1", 7, true), chardev,
+			`{"bus":"port1","chardev":"chardev-d","driver":"vhost-user-vsock-pci","id":"d"}`},
+		{"share", shareDevice("d", "port2", "files"), chardev,
+			`{"bus":"port2","chardev":"chardev-d","driver":"vhost-user-fs-pci","id":"d","tag":"files"}`},
+	} {
+		for _, part := range []struct {
+			got  map[string]any
+			want string
+		}{{test.device.chardev, test.chardev}, {test.device.arguments, test.arguments}} {
+			if text, err := json.Marshal(part.got); err != nil || string(text) != part.want {
+				t.Errorf("%s: got %s, want %s", test.name, text, part.want)
+			}
+		}
+	}
+}
