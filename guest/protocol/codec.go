@@ -46,7 +46,7 @@ type Envelope[M any] struct {
 
 // traced is what an Envelope adds to its message's object.
 type traced struct {
-	TraceID *string `json:"trace_id,omitempty" wire:"option"`
+	TraceID *string `json:"trace_id,omitzero" wire:"option"`
 }
 
 var decodeTraced = compileStruct(reflect.TypeFor[traced]())

@@ -95,14 +95,14 @@ type StatsReport struct {
 type Progress struct {
 	CallID  uint64 `json:"call_id"`
 	Message string `json:"message"`
-	Percent *uint8 `json:"percent,omitempty" wire:"option"`
+	Percent *uint8 `json:"percent,omitzero" wire:"option"`
 }
 
 // Event tells of something that nobody asked for.
 type Event struct {
 	Kind        string  `json:"kind"` // "oom" | "log"
 	ContainerID string  `json:"container_id,omitzero" wire:"default"`
-	Message     *string `json:"message,omitempty" wire:"option"`
+	Message     *string `json:"message,omitzero" wire:"option"`
 }
 
 // Pong answers a Ping with its data.

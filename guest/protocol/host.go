@@ -10,9 +10,9 @@ type Auth struct {
 	Token           Secret `json:"token"`
 	ProtocolVersion uint32 `json:"protocol_version"`
 	// Clock is the host's time in nanoseconds since the Unix epoch; the agent sets its own clock from it. Absent: left alone.
-	Clock *int64 `json:"clock,omitempty" wire:"option"`
+	Clock *int64 `json:"clock,omitzero" wire:"option"`
 	// Entropy (at most 64 bytes) is mixed into the guest's random number generator before anything runs.
-	Entropy []byte `json:"entropy,omitempty" wire:"default"`
+	Entropy []byte `json:"entropy,omitzero" wire:"default"`
 	// Ack is the sequence up to which the host has seen exits and stream ends; what follows it is sent again.
 	Ack uint64 `json:"ack,omitzero" wire:"default"`
 }
@@ -29,8 +29,8 @@ type Run struct {
 	Spec        json.RawMessage `json:"spec,omitzero" wire:"default"` // OCI configuration, translated for the guest
 	Rootfs      string          `json:"rootfs,omitzero" wire:"default"`
 	Terminal    bool            `json:"terminal,omitzero" wire:"default"`
-	Streams     *Streams        `json:"streams,omitempty" wire:"option"`
-	Size        *Size           `json:"size,omitempty" wire:"option"`
+	Streams     *Streams        `json:"streams,omitzero" wire:"option"`
+	Size        *Size           `json:"size,omitzero" wire:"option"`
 }
 
 // Exec starts one more process in a running container.
@@ -40,12 +40,12 @@ type Exec struct {
 	TTY       bool     `json:"tty"`
 
 	ContainerID string          `json:"container_id,omitzero" wire:"default"`
-	Env         []Pair          `json:"env,omitempty" wire:"default"`
-	Workdir     *string         `json:"workdir,omitempty" wire:"option"`
-	User        *string         `json:"user,omitempty" wire:"option"`
+	Env         []Pair          `json:"env,omitzero" wire:"default"`
+	Workdir     *string         `json:"workdir,omitzero" wire:"option"`
+	User        *string         `json:"user,omitzero" wire:"option"`
 	Process     json.RawMessage `json:"process,omitzero" wire:"default"` // OCI process
-	Streams     *Streams        `json:"streams,omitempty" wire:"option"`
-	Size        *Size           `json:"size,omitempty" wire:"option"`
+	Streams     *Streams        `json:"streams,omitzero" wire:"option"`
+	Size        *Size           `json:"size,omitzero" wire:"option"`
 }
 
 // Signal sends a signal to a process, or with All to every process of its container.
@@ -120,7 +120,7 @@ type Mount struct {
 	Source  string   `json:"source"`
 	Target  string   `json:"target"`
 	FSType  string   `json:"fstype"`
-	Options []string `json:"options,omitempty" wire:"default"`
+	Options []string `json:"options,omitzero" wire:"default"`
 }
 
 // Unmount undoes a Mount.
@@ -166,15 +166,15 @@ type Bye struct {
 // Data answers a DataRequest: the named thing, or an error.
 type Data struct {
 	Name    string  `json:"name"`
-	Content []byte  `json:"content,omitempty" wire:"default"`
-	Error   *string `json:"error,omitempty" wire:"option"`
+	Content []byte  `json:"content,omitzero" wire:"default"`
+	Error   *string `json:"error,omitzero" wire:"option"`
 }
 
 // Streams holds the tokens of the byte streams that a process's standard streams are joined to; absent: no stream.
 type Streams struct {
-	Stdin  *Token `json:"stdin,omitempty" wire:"option"`
-	Stdout *Token `json:"stdout,omitempty" wire:"option"`
-	Stderr *Token `json:"stderr,omitempty" wire:"option"`
+	Stdin  *Token `json:"stdin,omitzero" wire:"option"`
+	Stdout *Token `json:"stdout,omitzero" wire:"option"`
+	Stderr *Token `json:"stderr,omitzero" wire:"option"`
 }
 
 // Size is the size of a terminal in characters.

@@ -10,7 +10,7 @@ type PingRequest struct{}
 type PullRequest struct {
 	Image       string        `json:"image"`
 	OCIPlatform *string       `json:"oci_platform" wire:"option"` // "os/arch"; absent: the guest's own
-	Auth        *RegistryAuth `json:"auth,omitempty" wire:"option"`
+	Auth        *RegistryAuth `json:"auth,omitzero" wire:"option"`
 }
 
 // RegistryAuth is what a registry asks for.
@@ -81,13 +81,13 @@ type RunRequest struct {
 	Command             []string `json:"command"`
 	Env                 []Pair   `json:"env" wire:"default"`
 	Workdir             *string  `json:"workdir" wire:"option"`
-	User                *string  `json:"user,omitempty" wire:"option"`
+	User                *string  `json:"user,omitzero" wire:"option"`
 	Mounts              []Share  `json:"mounts" wire:"default"`
 	TimeoutMS           *uint64  `json:"timeout_ms" wire:"option"`
 	Interactive         bool     `json:"interactive" wire:"default"`
 	TTY                 bool     `json:"tty" wire:"default"`
 	Detached            bool     `json:"detached" wire:"default"`
-	PersistentOverlayID *string  `json:"persistent_overlay_id,omitempty" wire:"option"`
+	PersistentOverlayID *string  `json:"persistent_overlay_id,omitzero" wire:"option"`
 	Background          bool     `json:"background" wire:"default"`
 }
 

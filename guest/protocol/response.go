@@ -18,14 +18,14 @@ type PongResponse struct {
 // ProgressResponse tells how far a long request is.
 type ProgressResponse struct {
 	Message string  `json:"message"`
-	Percent *uint8  `json:"percent,omitempty" wire:"option"`
-	Layer   *string `json:"layer,omitempty" wire:"option"`
+	Percent *uint8  `json:"percent,omitzero" wire:"option"`
+	Layer   *string `json:"layer,omitzero" wire:"option"`
 }
 
 // ErrorResponse says that the request failed.
 type ErrorResponse struct {
 	Message string  `json:"message"`
-	Code    *string `json:"code,omitempty" wire:"option"` // one of the Code constants
+	Code    *string `json:"code,omitzero" wire:"option"` // one of the Code constants
 }
 
 // CompletedResponse is a command's whole result.
