@@ -64,7 +64,7 @@ integration: setup
 	@$(stage) 'integration tests' go test -count=1 -timeout 60m -v ./integration
 
 bench: setup
-	@$(stage) 'benchmarks' go run ./integration/cmd/bench
+	@$(stage) 'benchmarks' go run ./integration/bench -json build/bench.json
 
 fuzz: packages
 	@integration/setup/fuzz

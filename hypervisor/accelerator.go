@@ -31,6 +31,16 @@ func ParseAccelerator(name string) (Accelerator, error) {
 	return "", fmt.Errorf("accelerator %q: not one of auto, kvm, tcg: %w", name, errdefs.ErrInvalidArgument)
 }
 
+// Advise adds the way out to the error of a machine that did not come up, if KVM may be the reason: that KVM opens does not say that
+// guests boot on it. Any other accelerator's error is returned as it is, nil too.
+func (a Accelerator) Advise(err error) error {
+	if a != AcceleratorKVM || err == nil {
+		return err
+	}
+	return fmt.Errorf("under accelerator kvm (if KVM does not boot guests on this host, set hypervisor.accelerator to \"tcg\", "+
+		"or to \"auto\" if it is \"kvm\" now): %w", err)
+}
+
 // ResolveAccelerator decides between KVM and TCG, and gives the reason. kvm is the error of opening /dev/kvm, nil if it opened;
 // cpuinfo is the text of /proc/cpuinfo. Auto takes KVM only if it opens and the processor shows vmx or svm as well: a host that is
 // itself a guest can have a /dev/kvm on which only kernels made for it boot.

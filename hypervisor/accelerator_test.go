@@ -48,6 +48,30 @@ func TestResolveAccelerator(t *testing.T) {
 	}
 }
 
+func TestAdvise(t *testing.T) {
+	fault := errors.New("agent not ready")
+	for _, test := range []struct {
+		accelerator Accelerator
+		err         error
+		says        []string
+	}{
+		{AcceleratorKVM, fault, []string{"accelerator kvm", "agent not ready", "hypervisor.accelerator", `"tcg"`, `"auto"`}},
+		{AcceleratorKVM, nil, nil},
+		{AcceleratorTCG, fault, nil},
+		{AcceleratorTCG, nil, nil},
+	} {
+		got := test.accelerator.Advise(test.err)
+		if !errors.Is(got, test.err) || test.says == nil && got != test.err {
+			t.Errorf("%s, %v: got %v", test.accelerator, test.err, got)
+		}
+		for _, part := range test.says {
+			if !strings.Contains(got.Error(), part) {
+				t.Errorf("%s: %q lacks %q", test.accelerator, got, part)
+			}
+		}
+	}
+}
+
 func TestParseAccelerator(t *testing.T) {
 	for _, name := range []string{"auto", "kvm", "tcg"} {
 		if got, err := ParseAccelerator(name); err != nil || string(got) != name {
@@ -75,10 +99,21 @@ func TestResolveOnHost(t *testing.T) {
 	if got != AcceleratorTCG || err != nil || !strings.Contains(log.String(), "neither vmx nor svm") {
 		t.Errorf("got %q, %v; logged %q", got, err, log.String())
 	}
-	if check := host.CheckKVM(); !check.OK || check.Remedy == "" {
-		t.Errorf("check: %+v", check)
+	for choice, want := range map[Accelerator]Check{
+		AcceleratorAuto: {OK: true, Detail: "neither vmx nor svm", Remedy: "nested virtualization"},
+		AcceleratorTCG:  {OK: true, Detail: "tcg: configured"},
+		AcceleratorKVM:  {OK: true, Detail: "kvm: configured"},
+	} {
+		check := host.CheckAccelerator(choice)
+		if check.OK != want.OK || !strings.Contains(check.Detail, want.Detail) || !strings.Contains(check.Remedy, want.Remedy) ||
+			(check.Remedy == "") != (want.Remedy == "") {
+			t.Errorf("check of %s: %+v", choice, check)
+		}
 	}
 	host.KVM = filepath.Join(dir, "none")
+	if check := host.CheckAccelerator(AcceleratorKVM); check.OK || !strings.Contains(check.Detail, "auto or tcg") {
+		t.Errorf("check without KVM: %+v", check)
+	}
 	if _, err := host.Resolve(AcceleratorKVM, slog.New(slog.DiscardHandler)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("forced kvm: %v", err)
 	}

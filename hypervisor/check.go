@@ -16,11 +16,11 @@ func NewCheck(name, detail string, err error) Check {
 	return Check{Name: name, OK: true, Detail: detail}
 }
 
-// CheckKVM tells whether "auto" takes KVM on this host. It is OK also where it does not: TCG works everywhere.
-func (h Host) CheckKVM() Check {
-	accelerator, reason, err := h.decide(AcceleratorAuto)
+// CheckAccelerator tells what the choice comes to on this host. That "auto" does not take KVM is no failure: TCG works everywhere.
+func (h Host) CheckAccelerator(choice Accelerator) Check {
+	accelerator, reason, err := h.decide(choice)
 	check := NewCheck("accelerator", string(accelerator)+": "+reason, err)
-	if accelerator == AcceleratorTCG {
+	if choice == AcceleratorAuto && accelerator == AcceleratorTCG {
 		check.Remedy = "machines are emulated and slow; on hardware, enable virtualization in the firmware and load kvm_intel or kvm_amd; " +
 			"in a cloud, take an instance with nested virtualization"
 	}

@@ -65,6 +65,8 @@ type Machine interface {
 	// Stop ends the machine and its daemons and waits until they are gone. It may be called in any state, more than once.
 	// The error is the context's: the ending goes on without the caller.
 	Stop(ctx context.Context) error
+	// Accelerator is what runs the guest's instructions: KVM or TCG, never auto.
+	Accelerator() Accelerator
 	// Processes lists the host processes of the machine, so that another process can end them should this one die.
 	Processes() []Process
 	// Console returns the last of the guest's console, at most 16 KiB, without control characters. It is the guest's word:

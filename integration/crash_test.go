@@ -28,6 +28,19 @@ func (s *scope) kill9(find func() (harness.Process, error)) {
 	s.must(process.WaitGone(ctx))
 }
 
+// promptly is how long the end of a machine may take to be told, and what is left of it to be deleted: neither waits for output.
+const promptly = time.Second
+
+// prompt fails a test in which something took longer than promptly.
+func (s *scope) prompt(what string, since time.Time) {
+	s.Helper()
+	took := time.Since(since)
+	s.Logf("%s took %s", what, took.Round(time.Millisecond))
+	if took > promptly {
+		s.Errorf("%s took %s, more than %s", what, took, promptly)
+	}
+}
+
 // joined starts a container in the sandbox of another one.
 func (c container) joined() container {
 	c.Helper()
@@ -53,6 +66,7 @@ func TestMachineKilled(t *testing.T) {
 	first.execProcess("beside", "sleep", "1000000")
 	second := first.joined()
 	s.kill9(qemu)
+	lost := time.Now()
 
 	for _, c := range []container{second, first} {
 		if got := c.wait(""); got != 255 {
@@ -66,10 +80,13 @@ func TestMachineKilled(t *testing.T) {
 	if got := first.wait("beside"); got != 255 {
 		t.Errorf("Wait of the second process says %d, want 255", got)
 	}
+	s.prompt("all exits", lost)
 	for _, c := range []container{second, first} {
+		asked := time.Now()
 		if got := c.deleteTask(); got != 255 {
 			t.Errorf("Delete of %s says %d, want 255", c.id, got)
 		}
+		s.prompt("Delete of "+c.id, asked)
 	}
 	s.wantEvents(recorder, first.id, "create", "start", "exec-added", "exec-started", "exit", "exit", "delete")
 	s.wantEvents(recorder, second.id, "create", "start", "exit", "delete")
@@ -84,9 +101,29 @@ func TestMachineKilledUnread(t *testing.T) {
 	c.createTask(&tasks.CreateTaskRequest{Stdout: path, Stderr: path})
 	c.startTask("")
 	s.kill9(qemu)
+	lost := time.Now()
 	if got := c.wait(""); got != 255 {
 		t.Errorf("Wait says %d, want 255", got)
 	}
+	s.prompt("the exit", lost)
+	asked := time.Now()
+	if got := c.deleteTask(); got != 255 {
+		t.Errorf("Delete says %d, want 255", got)
+	}
+	s.prompt("Delete", asked)
+}
+
+// TestVsockDaemonKilled kills what host and guest talk through. Of the processes in the machine nothing can be told any more, so they
+// end with it.
+func TestVsockDaemonKilled(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.sleeper()
+	s.kill9(vsockDaemon)
+	lost := time.Now()
+	if got := c.wait(""); got != 255 {
+		t.Errorf("Wait says %d, want 255", got)
+	}
+	s.prompt("the exit", lost)
 	if got := c.deleteTask(); got != 255 {
 		t.Errorf("Delete says %d, want 255", got)
 	}

@@ -51,6 +51,11 @@ func qemu() (harness.Process, error) {
 	return daemon.FindProcess(func(p harness.Process) bool { return p.Program() == "qemu-system-x86_64" })
 }
 
+// vsockDaemon returns the daemon of the run's only virtual machine that moves what host and guest say.
+func vsockDaemon() (harness.Process, error) {
+	return daemon.FindProcess(func(p harness.Process) bool { return p.Program() == "vhost-device-vsock" })
+}
+
 // shim returns the run's only shim.
 func shim() (harness.Process, error) {
 	return daemon.FindProcess(func(p harness.Process) bool { return p.Program() == "containerd-shim-limpet-v2" && p.IsShim() })

@@ -54,11 +54,11 @@ func cleanupState(ctx context.Context, path string) error {
 	}
 	var errs []error
 	for _, process := range left.Machine {
-		errs = append(errs, killProcess(ctx, process))
+		errs = append(errs, endGroup(ctx, process))
 	}
 	for _, container := range left.Containers {
 		if container.Anchor != nil {
-			errs = append(errs, killProcess(ctx, *container.Anchor))
+			errs = append(errs, endGroup(ctx, *container.Anchor))
 		}
 	}
 	// The share's binds hold the containers' rootfs, so they go first.

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -110,13 +111,15 @@ func TestReclaim(t *testing.T) {
 
 // TestCleanupOfAStranger records a process identifier that another process has got since.
 func TestCleanupOfAStranger(t *testing.T) {
-	process, err := hypervisor.NewProcess("self", os.Getpid())
+	process, err := DescribeProcess("self", os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	process.StartTime--
-	if err := killProcess(t.Context(), process); err != nil { // this test would not live on
-		t.Error(err)
+	for _, end := range []func(context.Context, HostProcess) error{EndProcess, endGroup} {
+		if err := end(t.Context(), process); err != nil { // this test would not live on
+			t.Error(err)
+		}
 	}
 }
 

@@ -112,9 +112,6 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 	return c, nil
 }
 
-// ID is the container's identifier.
-func (c *Container) ID() string { return c.id }
-
 // Init is the container's first process.
 func (c *Container) Init() *Process { return c.init }
 
@@ -188,19 +185,6 @@ func (c *Container) removeExec(p *Process) {
 	c.sandbox.forget(nil, p)
 }
 
-// Process returns the exec with that identifier, or init for an empty one, or an ErrNotFound.
-func (c *Container) Process(execID string) (*Process, error) {
-	if execID == "" {
-		return c.init, nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p := c.execs[execID]; p != nil {
-		return p, nil
-	}
-	return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, errdefs.ErrNotFound)
-}
-
 // Pids lists the processes that the host started and that have not ended. It does not ask the guest.
 func (c *Container) Pids() []Pid {
 	c.mu.Lock()
@@ -258,7 +242,7 @@ func (c *Container) Delete(ctx context.Context) (ExitStatus, error) {
 	if err != nil {
 		return ExitStatus{}, fmt.Errorf("delete container %s: %w", c.id, err)
 	}
-	c.init.streams.drain(ctx, deleteDrain, true)
+	c.init.streams.drain(ctx, c.sandbox.drainLimit(deleteDrain), true)
 	for _, p := range append(execs, c.init) {
 		p.streams.close()
 	}

@@ -25,6 +25,7 @@
 //
 // What holds throughout:
 //   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.
+//   - A machine whose agent can never be reached again is ended.
 //   - A container's init is the last of its processes to end.
 //   - No lock is held over a call that can wait. What waits for the guest has a deadline, and nothing on the host waits for the
 //     guest's consent to be removed.

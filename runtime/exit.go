@@ -40,7 +40,7 @@ func (p *Process) finish(status ExitStatus) {
 	if lost {
 		p.streams.cut()
 	}
-	p.streams.drain(context.Background(), exitDrain, lost)
+	p.streams.drain(context.Background(), p.container.sandbox.drainLimit(exitDrain), lost)
 	if p.isInit() {
 		p.container.finishExecs()
 	}

@@ -44,6 +44,8 @@ type fakeMachine struct {
 	ended   chan struct{}
 	why     error
 	console string
+	// accelerator is what it claims to run under.
+	accelerator hypervisor.Accelerator
 }
 
 func newFakeMachine() *fakeMachine { return &fakeMachine{ended: make(chan struct{})} }
@@ -56,9 +58,11 @@ func (m *fakeMachine) end(why error) {
 }
 
 func (m *fakeMachine) Wait(context.Context) error      { <-m.ended; return m.why }
-func (m *fakeMachine) Stop(context.Context) error      { m.end(nil); return nil }
+func (m *fakeMachine) Stop(ctx context.Context) error  { m.end(nil); return ctx.Err() }
 func (m *fakeMachine) Processes() []hypervisor.Process { return nil }
 func (m *fakeMachine) Console() string                 { return m.console }
+
+func (m *fakeMachine) Accelerator() hypervisor.Accelerator { return m.accelerator }
 
 // fakeGuest is an agent without a machine.
 type fakeGuest struct {
@@ -120,6 +124,8 @@ func (g *fakeGuest) OpenStream(_ context.Context, token protocol.Token) (net.Con
 	g.opened = make(chan struct{})
 	return host, nil
 }
+
+func (g *fakeGuest) Done() <-chan struct{} { return g.closed }
 
 func (g *fakeGuest) Close() error {
 	g.once.Do(func() { close(g.closed) })

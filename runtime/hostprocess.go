@@ -11,9 +11,26 @@ import (
 	"github.com/limpet-run/limpet/hypervisor"
 )
 
-// killProcess kills a process and its group, if it is still the one described, and waits until it is gone. It need not be a
-// child.
-func killProcess(ctx context.Context, process hypervisor.Process) error {
+// HostProcess is a process of this host, described so that another one that gets its pid later is not taken for it.
+type HostProcess = hypervisor.Process
+
+// DescribeProcess describes the process that has the pid now.
+func DescribeProcess(name string, pid int) (HostProcess, error) {
+	return hypervisor.NewProcess(name, pid)
+}
+
+// EndProcess kills a process, if it is still the one described, and waits until it is gone. It need not be a child. That it is gone
+// already is no error.
+func EndProcess(ctx context.Context, process HostProcess) error {
+	return endProcess(ctx, process, func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+}
+
+// endGroup is EndProcess for the leader of a process group, and all that is in it.
+func endGroup(ctx context.Context, leader HostProcess) error {
+	return endProcess(ctx, leader, func(int) error { return unix.Kill(-leader.PID, unix.SIGKILL) })
+}
+
+func endProcess(ctx context.Context, process HostProcess, kill func(fd int) error) error {
 	fd, err := unix.PidfdOpen(process.PID, 0)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
 		return nil
@@ -26,7 +43,7 @@ func killProcess(ctx context.Context, process hypervisor.Process) error {
 	if now, err := hypervisor.NewProcess(process.Name, process.PID); err != nil || now.StartTime != process.StartTime {
 		return nil // gone, and perhaps the number is someone else's
 	}
-	if err := errors.Join(ended(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)), ended(unix.Kill(-process.PID, unix.SIGKILL))); err != nil {
+	if err := kill(fd); err != nil && !errors.Is(err, unix.ESRCH) { // it has just ended
 		return fmt.Errorf("end %s (process %d): %w", process.Name, process.PID, err)
 	}
 	for {
@@ -45,12 +62,4 @@ func killProcess(ctx context.Context, process hypervisor.Process) error {
 			return nil
 		}
 	}
-}
-
-// ended makes nothing of the error of a signal to a process that has ended.
-func ended(err error) error {
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
 }

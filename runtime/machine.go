@@ -2,10 +2,12 @@ package runtime
 
 import (
 	"context"
+	"log/slog"
 	"net"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/config"
 )
 
 // Machine is what a sandbox needs of its virtual machine. See hypervisor.Machine.
@@ -14,6 +16,7 @@ type Machine interface {
 	Stop(ctx context.Context) error
 	Processes() []hypervisor.Process
 	Console() string
+	Accelerator() hypervisor.Accelerator
 }
 
 // Guest is what a sandbox needs of its session with the agent. See client.Session.
@@ -21,5 +24,25 @@ type Guest interface {
 	WaitReady(ctx context.Context) (protocol.Hello, error)
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
 	OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error)
+	Done() <-chan struct{}
 	Close() error
 }
+
+// machinePlan is what a platform needs to know to start a sandbox's machine.
+type machinePlan struct {
+	name   string
+	config config.Config
+	dir    *stateDir
+	events events
+	log    *slog.Logger // names the sandbox
+	logger *slog.Logger // for who names it himself
+	times  *trace
+}
+
+// record notes the machine's processes, so that they can be ended without this one.
+func (p *machinePlan) record(processes []hypervisor.Process) error {
+	return p.dir.update(func(record *record) { record.Machine = processes })
+}
+
+// platform starts a machine and the session with its agent, and pushes what takes that back. It returns when the machine runs.
+type platform func(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error)

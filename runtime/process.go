@@ -94,12 +94,6 @@ func newProcess(c *Container, id string, spec *specs.Process, ends IO) *Process 
 	return p
 }
 
-// Container is the process's container.
-func (p *Process) Container() *Container { return p.container }
-
-// ID is the exec's identifier, empty for init.
-func (p *Process) ID() string { return p.id }
-
 // PID is the host process that stands for it: its container's anchor.
 func (p *Process) PID() int { return p.container.anchor.PID() }
 
@@ -340,7 +334,7 @@ func (p *Process) Delete(ctx context.Context) (ExitStatus, error) {
 	if err != nil {
 		return ExitStatus{}, fmt.Errorf("delete %s: %w", p, err)
 	}
-	p.streams.drain(ctx, deleteDrain, true)
+	p.streams.drain(ctx, p.container.sandbox.drainLimit(deleteDrain), true)
 	p.streams.close()
 	p.container.removeExec(p)
 	return exit, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -100,9 +101,6 @@ func TestExec(t *testing.T) {
 			t.Errorf("broken process: %v", err)
 		}
 	}
-	if found, err := container.Process("e1"); err != nil || found != exec {
-		t.Errorf("got %v, %v", found, err)
-	}
 	if err := exec.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +117,11 @@ func TestExec(t *testing.T) {
 	if status, err := exec.Delete(t.Context()); err != nil || status.Code != 3 {
 		t.Errorf("delete: %+v, %v", status, err)
 	}
-	if _, err := container.Process("e1"); !errdefs.IsNotFound(err) {
+	if _, err := exec.Delete(t.Context()); !errdefs.IsNotFound(err) {
 		t.Errorf("a deleted exec: %v", err)
+	}
+	if _, err := container.Exec(t.Context(), options); err != nil {
+		t.Errorf("the identifier of a deleted exec: %v", err)
 	}
 }
 
@@ -255,6 +256,40 @@ func TestStuckReader(t *testing.T) {
 	if n, err := reader.Read(text); err != io.EOF {
 		t.Errorf("got %d bytes, %v", n, err)
 	}
+}
+
+// TestVMLostUnread has nobody read the output of a process whose machine ends: neither its end nor its removal waits for that.
+func TestVMLostUnread(t *testing.T) {
+	w := newTestSandbox(t)
+	reader, writer := io.Pipe()
+	defer reader.Close()
+	container := w.run(t, IO{Stdout: writer})
+	say(t, w.fakeGuest.stream(t, *got[protocol.Run](w.fakeGuest)[0].Streams.Stdout), "hello")
+	began := time.Now()
+	w.fakeMachine.end(errors.New("killed"))
+	waitExit(t, container.Init())
+	if took := time.Since(began); took >= exitDrain {
+		t.Errorf("the end took %s", took)
+	}
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took >= deleteDrain/2 {
+		t.Errorf("the removal took %s", took)
+	}
+}
+
+// TestSessionOver ends the session with the agent for good, and not the machine.
+func TestSessionOver(t *testing.T) {
+	w := newTestSandbox(t)
+	container := w.run(t, IO{})
+	if err := w.fakeGuest.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status := waitExit(t, container.Init()); status.Code != 255 || status.Reason != "vm lost" {
+		t.Errorf("exit: %+v", status)
+	}
+	wait(t, w.fakeMachine.ended, "the machine's end")
 }
 
 func TestResize(t *testing.T) {

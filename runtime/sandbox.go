@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/guest/protocol"
-	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
@@ -24,9 +23,6 @@ const (
 	// callTimeout is how long the agent may take for what it does at once: under emulation on a busy host it takes a tenth of a
 	// second.
 	callTimeout = 10 * time.Second
-	// guestStopTimeout is how long the guest may take to end what still runs and to sync its file systems. containerd gives up
-	// on Shutdown after 3 seconds.
-	guestStopTimeout = 2 * time.Second
 	// undoTimeout is how long it may take to take back a failed start: no step of it waits for the guest for longer than
 	// callTimeout.
 	undoTimeout = 15 * time.Second
@@ -127,7 +123,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 
 	boot := time.Duration(configuration.Timeouts.Boot)
 	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
-		"the guest did not come up, or this host is too slow for that time: %w", boot, context.DeadlineExceeded))
+		"the guest did not come up, or this host is too slow for that time", boot))
 	defer cancel()
 	plan := machinePlan{
 		name: s.id, config: configuration, dir: s.dir, events: events{s}, log: s.log, logger: options.Logger, times: times,
@@ -135,13 +131,17 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	if err := s.boot(ctx, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.
 		if ctx.Err() != nil {
-			return errors.Join(context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.life.move(sandboxRunning)
+	err = s.life.move(sandboxRunning)
+	s.mu.Unlock()
+	if err != nil { // the machine has ended meanwhile
+		return s.whyLost()
+	}
+	return nil
 }
 
 // boot starts the machine and waits until its agent is ready or the machine has ended.
@@ -157,8 +157,9 @@ func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) er
 		if s.isLost() { // watch has closed the session
 			err = s.whyLost()
 		}
-		return fmt.Errorf("wait for the agent: %w", err)
+		return s.machine.Accelerator().Advise(fmt.Errorf("wait for the agent: %w", err))
 	}
+	go s.guard()
 	return nil
 }
 
@@ -174,6 +175,29 @@ func (s *Sandbox) watch() {
 		process.vmLost()
 	}
 	_ = s.guest.Close() // ends the calls in flight
+}
+
+// guard ends a machine whose session is over: nobody would ever tell what becomes of the processes in it.
+func (s *Sandbox) guard() {
+	select {
+	case <-s.guest.Done():
+	case <-s.lost:
+		return
+	}
+	s.fail(errors.New("the session with its agent is over"))
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	if err := s.machine.Stop(ctx); err != nil {
+		s.log.Error("a machine without a session does not end", "error", err)
+	}
+}
+
+// drainLimit is how long to wait for output that is on its way: the given time, or less if there is no guest any more.
+func (s *Sandbox) drainLimit(limit time.Duration) time.Duration {
+	if s.isLost() {
+		return lostDrain
+	}
+	return limit
 }
 
 // fail notes that the machine did not come up or has ended; during a Stop that is as it should be.
@@ -249,14 +273,6 @@ func (s *Sandbox) Container(id string) (*Container, error) {
 	return container, nil
 }
 
-// Containers returns the sandbox's containers, in no order.
-func (s *Sandbox) Containers() []*Container {
-	s.mu.Lock()
-	containers := slices.Collect(maps.Values(s.containers))
-	s.mu.Unlock()
-	return slices.DeleteFunc(containers, func(c *Container) bool { return !c.made() })
-}
-
 // claimContainer takes a container's identifier, or returns an ErrAlreadyExists.
 func (s *Sandbox) claimContainer(c *Container) error {
 	s.mu.Lock()
@@ -298,81 +314,3 @@ func (s *Sandbox) process(request uint64) *Process {
 	defer s.mu.Unlock()
 	return s.processes[request]
 }
-
-// Stop ends the sandbox: the agent ends what runs, the machine goes, and everything on the host is undone. It may be called more
-// than once and at the same time; after an error it may be called again to try what failed.
-func (s *Sandbox) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	for s.life.state == sandboxStopping {
-		stopping := s.stopping
-		s.mu.Unlock()
-		select {
-		case <-stopping:
-		case <-ctx.Done():
-			return fmt.Errorf("stop sandbox %s: %w", s.id, context.Cause(ctx))
-		}
-		s.mu.Lock()
-	}
-	if s.life.state == sandboxStopped {
-		s.mu.Unlock()
-		return nil
-	}
-	s.life.mustMove(sandboxStopping)
-	s.stopping = make(chan struct{})
-	defer close(s.stopping)
-	containers := slices.Collect(maps.Values(s.containers))
-	s.mu.Unlock()
-
-	err := s.stop(ctx, containers)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		s.life.mustMove(sandboxFailed)
-		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
-	}
-	s.life.mustMove(sandboxStopped)
-	s.log.Info("sandbox stopped")
-	return nil
-}
-
-func (s *Sandbox) stop(ctx context.Context, containers []*Container) error {
-	if _, err := s.call(ctx, 2*guestStopTimeout, protocol.Stop{TimeoutMS: uint64(guestStopTimeout.Milliseconds())}); err != nil && !s.isLost() {
-		s.log.Warn("the guest did not stop in good order", "error", err)
-	}
-	if err := s.machine.Stop(ctx); err != nil {
-		return err
-	}
-	select { // the processes have ended before what they used is taken away
-	case <-s.lost:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	var errs []error
-	for _, container := range containers {
-		errs = append(errs, container.undo.run(ctx))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return s.undo.run(ctx)
-}
-
-// machinePlan is what a platform needs to know to start a sandbox's machine.
-type machinePlan struct {
-	name   string
-	config config.Config
-	dir    *stateDir
-	events events
-	log    *slog.Logger // names the sandbox
-	logger *slog.Logger // for who names it himself
-	times  *trace
-}
-
-// record notes the machine's processes, so that they can be ended without this one.
-func (p *machinePlan) record(processes []hypervisor.Process) error {
-	return p.dir.update(func(record *record) { record.Machine = processes })
-}
-
-// platform starts a machine and the session with its agent, and pushes what takes that back. It returns when the machine runs.
-type platform func(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error)

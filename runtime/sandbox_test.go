@@ -13,6 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/config"
 )
 
@@ -26,7 +28,7 @@ func TestSandbox(t *testing.T) {
 		t.Errorf("a second sandbox of the name: %v", err)
 	}
 	container := w.create(t, IO{})
-	if found, err := w.Container("c1"); err != nil || found != container || len(w.Containers()) != 1 {
+	if found, err := w.Container("c1"); err != nil || found != container {
 		t.Errorf("got %v, %v", found, err)
 	}
 	if _, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: w.bundle}); !errdefs.IsAlreadyExists(err) {
@@ -66,6 +68,11 @@ func TestSandboxFails(t *testing.T) {
 			w.fakeMachine.console = "booting\n\x1b[31mpanic: no init\r\n"
 			o.Config.Timeouts.Boot = config.Duration(time.Millisecond)
 		}, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, []string{"1ms", "timeouts.boot", "\tbooting", "\t?[31mpanic: no init"}},
+		{"silent agent under KVM", func(w *world, o *SandboxOptions) {
+			w.fakeGuest.ready = make(chan struct{})
+			w.fakeMachine.accelerator = hypervisor.AcceleratorKVM
+			o.Config.Timeouts.Boot = config.Duration(time.Millisecond)
+		}, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, []string{"1ms", "accelerator kvm", `"tcg"`}},
 		{"machine ends", func(w *world, o *SandboxOptions) {
 			w.fakeGuest.ready = make(chan struct{})
 			w.fakeMachine.end(errors.New("signal: killed"))
@@ -144,6 +151,30 @@ func TestStopRetried(t *testing.T) {
 	broken = false
 	if err := sandbox.Stop(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStopOfHungGuest has an agent that does not answer: the machine and what is on the host go in the time there is.
+func TestStopOfHungGuest(t *testing.T) {
+	w := newTestSandbox(t)
+	container := w.run(t, IO{})
+	w.fakeGuest.answer = func(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
+		if _, ok := message.(protocol.Stop); ok {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if err := w.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if asked := got[protocol.Stop](w.fakeGuest); len(asked) != 1 || asked[0].TimeoutMS == 0 || asked[0].TimeoutMS > 1000 {
+		t.Errorf("the agent was asked %+v", asked)
+	}
+	if status := waitExit(t, container.Init()); status.Reason != "vm lost" {
+		t.Errorf("exit: %+v", status)
 	}
 }
 

@@ -22,6 +22,9 @@ const streamBuffer = 64 << 10
 // cutGrace is how long it may take to read what has come to the host before its guest was gone.
 const cutGrace = 100 * time.Millisecond
 
+// lostDrain is how long is waited for a reader to take that: one that keeps up has it by the end of cutGrace.
+const lostDrain = 2 * cutGrace
+
 // streamBuffers are reused: a busy host starts execs all the time.
 var streamBuffers = sync.Pool{New: func() any { return new([streamBuffer]byte) }}
 

@@ -94,10 +94,10 @@ func loadConfig(options RuntimeOptions) (config.Config, error) {
 	} else {
 		loaded, err = config.Load(options.ConfigPath)
 	}
-	if err != nil {
-		return loaded, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	if err != nil && !errdefs.IsInvalidArgument(err) { // no file to read
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return loaded, nil
+	return loaded, err
 }
 
 // observer passes on what only a callback can tell. Exits are awaited with Process.Wait.

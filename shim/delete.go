@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/limpet-run/limpet/runtime"
 )
 
 const (
@@ -25,13 +27,13 @@ const (
 // bundle if it still lives, removes what is left of the sandbox, and writes how the container ended to stdout. It can be repeated.
 //
 // The bundle of a container that joined a sandbox has no server; there it only unmounts the container's rootfs.
-func (c command) delete(ctx context.Context, runtime Runtime, stdout io.Writer) error {
+func (c command) delete(ctx context.Context, sandboxes Runtime, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
 	if err := c.endServer(ctx); err != nil {
 		return err
 	}
-	if err := runtime.Cleanup(ctx, c.bundle); err != nil {
+	if err := sandboxes.Cleanup(ctx, c.bundle); err != nil {
 		return fmt.Errorf("clean up after %s: %w", c.id, err)
 	}
 	exit, err := readExitRecord(c.bundle)
@@ -55,7 +57,7 @@ func (c command) endServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := killServer(ctx, record); err != nil {
+	if err := runtime.EndProcess(ctx, record.HostProcess); err != nil {
 		return err
 	}
 	return removeStaleSocket(record.Socket)

@@ -22,9 +22,9 @@
 //	│ created │ ────▶ │ starting │ ──────▶ │ running │ ───────▶ │ stopped │
 //	└──┬──────┘       └─────┬────┘         └─────────┘          └─────▲───┘
 //	   │                    └───────── Start failed ──────────────────┤
-//	   └──────────────── killed, or deleted, before Start ────────────┘
+//	   └────────── killed, deleted, or its VM lost, before Start ─────┘
 //
-// A process is watched only once it runs, by one goroutine that begins after the start event is queued. So no exit can be published
-// before its start. An exec's exit is published before the exit of its container's init process, because the watcher of the init
+// The exit of a process that runs is awaited by one goroutine that begins after the start event is queued. So no exit can be published
+// before its start; before that, another one awaits the loss of the VM only. An exec's exit is published before the exit of its container's init process, because the watcher of the init
 // process waits for the others. Delete waits for the watcher, so that the delete event is last.
 package shim

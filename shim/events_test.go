@@ -101,6 +101,15 @@ func TestOOMComesBeforeExit(t *testing.T) {
 		f.fake.sandboxes[0].options.OOM("c1") // too late to be told
 		f.expectEvents("create c1", "start c1", "oom c1", "exit c1 137")
 	})
+	t.Run("told by the exit of an exec", func(t *testing.T) {
+		f := newFixture(t)
+		container := f.create("c1")
+		f.start("c1", "")
+		f.exec("c1", "e1")
+		f.start("c1", "e1")
+		container.exec("e1").end(runtime.ExitStatus{Code: 137, At: time.Now(), OOM: true})
+		f.expectEvents("create c1", "start c1", "exec-added e1", "exec-started e1", "oom c1", "exit e1 137")
+	})
 	t.Run("told before", func(t *testing.T) {
 		f := newFixture(t)
 		container := f.create("c1")
@@ -135,6 +144,38 @@ func TestEventsWithoutStart(t *testing.T) {
 			t.Errorf("Delete says %d", got)
 		}
 		f.expectEvents("create c1", "exit c1 137", "delete c1 137")
+	})
+	t.Run("VM lost", func(t *testing.T) {
+		f := newFixture(t)
+		container := f.create("c1")
+		other := f.create("c2")
+		f.start("c2", "")
+		f.exec("c2", "e1")
+		lost := runtime.ExitStatus{Code: 255, At: time.Now(), Reason: "vm lost"}
+		waited := make(chan error, 2)
+		for _, request := range []*taskapi.WaitRequest{{ID: "c1"}, {ID: "c2", ExecID: "e1"}} {
+			go func() {
+				response, err := f.Wait(t.Context(), request)
+				if err == nil && response.ExitStatus != 255 {
+					err = fmt.Errorf("Wait of %v says %d", request, response.ExitStatus)
+				}
+				waited <- err
+			}()
+		}
+		container.init.end(lost)
+		other.exec("e1").end(lost)
+		for range 2 {
+			if err := <-waited; err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := f.Start(t.Context(), &taskapi.StartRequest{ID: "c1"}); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("start of a lost task: %v", err)
+		}
+		if got := f.remove("c1", "").ExitStatus; got != 255 {
+			t.Errorf("Delete says %d", got)
+		}
+		f.expectEvents("create c1", "create c2", "start c2", "exec-added e1", "exit c1 255", "delete c1 255")
 	})
 	t.Run("failed to start", func(t *testing.T) {
 		f := newFixture(t)

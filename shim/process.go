@@ -38,16 +38,22 @@ type process struct {
 	phase   phase
 	exit    runtime.ExitStatus // once stopped
 	stopped chan struct{}      // closed when stopped, and when the exit event, if there is one, is queued
+
+	unstarted context.Context // ends when the process leaves created
+	leave     context.CancelFunc
 }
 
 func newProcess(execID string, stdio stdio, streams *streams, backing Process) *process {
+	unstarted, leave := context.WithCancel(context.Background())
 	return &process{
-		execID:   execID,
-		stdio:    stdio,
-		streams:  streams,
-		backing:  backing,
-		deleting: make(chan struct{}, 1),
-		stopped:  make(chan struct{}),
+		execID:    execID,
+		stdio:     stdio,
+		streams:   streams,
+		backing:   backing,
+		deleting:  make(chan struct{}, 1),
+		stopped:   make(chan struct{}),
+		unstarted: unstarted,
+		leave:     leave,
 	}
 }
 
@@ -76,6 +82,7 @@ func (p *process) setStarting() error {
 		return fmt.Errorf("%s has been started before, or has ended: %w", p.name(), errdefs.ErrFailedPrecondition)
 	}
 	p.phase = starting
+	p.leave()
 	return nil
 }
 
@@ -112,6 +119,7 @@ func (p *process) stopLocked(exit runtime.ExitStatus, publish func()) {
 		publish()
 	}
 	p.phase, p.exit = stopped, exit
+	p.leave()
 	close(p.stopped)
 }
 

@@ -1,17 +1,14 @@
 package shim
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/limpet-run/limpet/runtime"
 )
 
 const (
@@ -23,9 +20,8 @@ const (
 
 // serverRecord identifies the server of a sandbox.
 type serverRecord struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"` // field 22 of /proc/PID/stat; pid and start time together are never reused
-	Socket    string `json:"socket"`     // path
+	runtime.HostProcess
+	Socket string `json:"socket"` // path
 }
 
 // exitRecord is the end of an init process.
@@ -82,59 +78,4 @@ func readRecord(path string, record any) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
-}
-
-// startTime returns when a process started, in clock ticks since boot.
-func startTime(pid int) (uint64, error) {
-	path := fmt.Sprintf("/proc/%d/stat", pid)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	// The second field is the name in parentheses and may hold anything, parentheses too. Start time is field 22, the 20th after it.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("%s is too short", path)
-	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
-}
-
-// killServer ends the server of a record and waits until it is gone. A server that is gone already is no error.
-func killServer(ctx context.Context, record serverRecord) error {
-	handle, err := unix.PidfdOpen(record.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open shim process %d: %w", record.PID, err)
-	}
-	defer unix.Close(handle)
-	// Only now that the handle holds on to one process can it be asked whether it is the right one.
-	if started, err := startTime(record.PID); err != nil || started != record.StartTime {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(handle, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill shim process %d: %w", record.PID, err)
-	}
-	return awaitExit(ctx, handle, record.PID)
-}
-
-// awaitExit waits until the process of a pidfd has exited.
-func awaitExit(ctx context.Context, handle, pid int) error {
-	for {
-		timeout := -1
-		if deadline, ok := ctx.Deadline(); ok {
-			timeout = max(0, int(time.Until(deadline).Milliseconds()))
-		}
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, timeout)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return fmt.Errorf("wait for shim process %d: %w", pid, err)
-		case ready == 0:
-			return fmt.Errorf("shim process %d did not end: %w", pid, context.DeadlineExceeded)
-		}
-		return nil
-	}
 }

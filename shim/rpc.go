@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -37,9 +38,16 @@ func (s *service) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, in
 			err = fmt.Errorf("%s: internal error: %v: %w", info.FullMethod, reason, errdefs.ErrInternal)
 		}
 		s.logger.Debug("call", "call", info.FullMethod, "took", time.Since(began), "error", err)
-		err = errgrpc.ToGRPC(err)
+		err = toStatus(err)
 	}()
 	return method(ctx, unmarshal)
+}
+
+// toStatus turns an error into the gRPC status of its class. The wrapped errors that errgrpc sends along as details are left out:
+// the message has what they say, and clients would print them after it once more.
+func toStatus(err error) error {
+	converted := status.Convert(errgrpc.ToGRPC(err))
+	return status.Error(converted.Code(), converted.Message())
 }
 
 // detach returns a context for a step that must not be left half done because the caller is gone: containerd may restart during it.

@@ -216,9 +216,7 @@ func (s *service) stop(ctx context.Context, slot *sandboxSlot) {
 		s.logger.Error("sandbox not stopped cleanly", "error", err)
 	}
 	for _, task := range s.list() {
-		if phase, _ := task.init.record(); phase == running {
-			task.init.wait(ctx) // its error is that the time is over, and the next says so too
-		}
+		task.init.wait(ctx) // its error is that the time is over, and the next says so too
 	}
 }
 

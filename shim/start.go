@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/runtime"
 )
 
 // Annotations by which CRI says what a container is in a pod.
@@ -126,12 +128,12 @@ func (c command) startServer(path string) (err error) {
 			server.Wait()
 		}
 	}()
-	started, err := startTime(server.Process.Pid)
+	process, err := runtime.DescribeProcess("the shim's server", server.Process.Pid)
 	if err != nil {
-		return fmt.Errorf("server: %w", err)
+		return err
 	}
 	raiseOOMScore(server.Process.Pid)
-	return writeServerRecord(c.bundle, serverRecord{PID: server.Process.Pid, StartTime: started, Socket: path})
+	return writeServerRecord(c.bundle, serverRecord{process, path})
 }
 
 // raiseOOMScore lets the host kill a shim before it kills containerd, from which the shim inherits its score. Where that is not

@@ -78,6 +78,26 @@ func (t *task) forget(execID string) {
 	delete(t.execs, execID)
 }
 
+// watchCreated waits for the end of a process before its start, which is that of its VM. Like a kill before the start it is published
+// for the init process, of which every client has heard.
+func (t *task) watchCreated(p *process) {
+	if exit, err := p.backing.Wait(p.unstarted); err == nil {
+		t.endCreated(p, exit)
+	}
+}
+
+// endCreated stops a process that was not started and tells whether it did.
+func (t *task) endCreated(p *process, exit runtime.ExitStatus) bool {
+	if p.execID != "" {
+		return p.stopCreated(exit, nil)
+	}
+	ended := p.stopCreated(exit, func() { t.publishExit(p, exit) })
+	if ended {
+		t.keepExit(p, exit)
+	}
+	return ended
+}
+
 // start starts a process and begins to watch it. If that fails the process has stopped, and there is no exit to publish.
 func (t *task) start(ctx context.Context, p *process) error {
 	if err := p.setStarting(); err != nil {
@@ -155,8 +175,8 @@ func (t *task) publishExit(p *process, exit runtime.ExitStatus) {
 	id := p.execID
 	if id == "" {
 		id = t.id
-		t.lastExit(exit)
 	}
+	t.beforeExit(p, exit)
 	t.publish(&eventtypes.TaskExit{
 		ContainerID: t.id,
 		ID:          id,
@@ -166,14 +186,17 @@ func (t *task) publishExit(p *process, exit runtime.ExitStatus) {
 	})
 }
 
-// lastExit lets nothing follow but the delete event. An OOM that only the exit tells of is published before it.
-func (t *task) lastExit(exit runtime.ExitStatus) {
+// beforeExit publishes an OOM that only the exit tells of. After the exit of the init process nothing follows but the delete event.
+func (t *task) beforeExit(p *process, exit runtime.ExitStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if exit.OOM && !t.oomed {
+		t.oomed = true
 		t.publish(&eventtypes.TaskOOM{ContainerID: t.id})
 	}
-	t.ended = true
+	if p.execID == "" {
+		t.ended = true
+	}
 }
 
 // oom publishes that the guest ran out of memory in the container.
@@ -199,8 +222,7 @@ func (t *task) kill(ctx context.Context, p *process, signal uint32, all bool) er
 		if !ok {
 			return fmt.Errorf("signal %d to container %s, which is not started: %w", signal, t.id, errdefs.ErrFailedPrecondition)
 		}
-		if p.stopCreated(exit, func() { t.publishExit(p, exit) }) {
-			t.keepExit(p, exit)
+		if t.endCreated(p, exit) {
 			return nil
 		}
 	}

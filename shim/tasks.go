@@ -80,6 +80,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (mad
 		Pid:         made.init.pid(),
 	})
 	s.add(made)
+	go made.watchCreated(made.init)
 	return made, nil
 }
 
@@ -115,7 +116,9 @@ func (s *service) exec(ctx context.Context, r *taskapi.ExecProcessRequest) error
 		return err
 	}
 	s.events.publish(&eventtypes.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
-	task.add(newProcess(r.ExecID, names, streams, made))
+	exec := newProcess(r.ExecID, names, streams, made)
+	task.add(exec)
+	go task.watchCreated(exec)
 	added = true
 	return nil
 }

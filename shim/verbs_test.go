@@ -23,6 +23,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/limpet-run/limpet/runtime"
 )
 
 // asShim in the environment makes the test binary the shim's binary, over a runtime in memory.
@@ -158,7 +160,7 @@ func TestStartServeDelete(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("socket: %v", err)
 		}
-		if started, err := startTime(record.PID); err == nil && started == record.StartTime && !zombie(t, record.PID) {
+		if now, err := runtime.DescribeProcess(record.Name, record.PID); err == nil && now == record.HostProcess && !zombie(t, record.PID) {
 			t.Error("the server lives")
 		}
 	})
@@ -225,9 +227,7 @@ func TestShutdownEndsTheServer(t *testing.T) {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("socket: %v", err)
 	}
-	if err := awaitExit(ctx, handle, record.PID); err != nil {
-		t.Error(err)
-	}
+	awaitEnd(t, handle)
 	stdout, _, err := call(t, bundle, nil, identity(bundle, "c1", "delete")...)
 	var response taskapi.DeleteResponse
 	if err != nil || proto.Unmarshal([]byte(stdout), &response) != nil || response.ExitStatus != 143 || response.Pid != 42 {
@@ -292,12 +292,12 @@ func TestInfoAndVersion(t *testing.T) {
 	}
 }
 
-func TestStartTime(t *testing.T) {
-	if _, err := startTime(os.Getpid()); err != nil {
-		t.Error(err)
-	}
-	if err := killServer(t.Context(), serverRecord{PID: os.Getpid(), StartTime: 1}); err != nil {
-		t.Error(err) // another process with this pid: it is left alone
+// awaitEnd waits until the process of a pidfd has ended.
+func awaitEnd(t *testing.T, handle int) {
+	t.Helper()
+	const patience = 10_000 // ms
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, patience); err != nil || n != 1 {
+		t.Fatalf("the process lives on: %v", err)
 	}
 }
 
@@ -323,9 +323,7 @@ func TestReapOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(handle)
-	if err := awaitExit(t.Context(), handle, child.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
+	awaitEnd(t, handle)
 	go reapOrphans(t.Context(), deaths, time.Millisecond, logger)
 	if line := <-lines; !strings.Contains(line, "orphan reaped") {
 		t.Error(line)

@@ -2,13 +2,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
-
-	"context"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,24 +27,46 @@ var errFailed = errors.New("failed")
 func main() {
 	anchor.MainIfAsked()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs the command line and returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := &cli.App{
-		Name:           "limpet",
-		Usage:          "containers in microVMs, under containerd",
-		Commands:       []*cli.Command{doctorCommand, configCommand},
+		Name:      "limpet",
+		Usage:     "containers in microVMs, under containerd",
+		Writer:    stdout,
+		ErrWriter: stderr,
+		Commands:  []*cli.Command{doctorCommand(), configCommand()},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError{fmt.Errorf("unknown command %q: see limpet --help", c.Args().First())}
+			}
+			return cli.ShowAppHelp(c)
+		},
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError:   onUsageError,
 	}
-	err := app.RunContext(ctx, os.Args)
+	err := app.RunContext(ctx, args)
 	if err != nil && !errors.Is(err, errFailed) {
-		fmt.Fprintln(os.Stderr, "limpet:", err)
+		fmt.Fprintln(stderr, "limpet:", err)
 	}
-	if code := exitCode(err); code != 0 {
-		os.Exit(code)
-	}
+	return exitCode(err)
 }
 
 type usageError struct{ error }
+
+func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+
+// noArguments refuses what a command without arguments would ignore.
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError{fmt.Errorf("%s takes no argument, but there is %q", c.Command.Name, c.Args().First())}
+	}
+	return nil
+}
 
 func exitCode(err error) int {
 	var usage usageError

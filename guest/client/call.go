@@ -53,51 +53,14 @@ func (s *Session) Call(ctx context.Context, command protocol.HostMessage) (proto
 
 // Do makes a call that is answered with OK.
 func (s *Session) Do(ctx context.Context, command protocol.HostMessage) error {
-	_, err := answerTo[protocol.OK](ctx, s, command)
-	return err
-}
-
-// Run starts the init process of a container.
-func (s *Session) Run(ctx context.Context, run protocol.Run) error {
-	return s.start(ctx, run, run.RequestID)
-}
-
-// Exec starts one more process in a container.
-func (s *Session) Exec(ctx context.Context, exec protocol.Exec) error {
-	return s.start(ctx, exec, exec.RequestID)
-}
-
-// Pids returns the processes of a container, as the guest numbers them.
-func (s *Session) Pids(ctx context.Context, containerID string) ([]protocol.ProcessInfo, error) {
-	list, err := answerTo[protocol.PidList](ctx, s, protocol.ListPids{ContainerID: containerID})
-	return list.Pids, err
-}
-
-// Stats returns the resource use of a container.
-func (s *Session) Stats(ctx context.Context, containerID string) (protocol.StatsReport, error) {
-	return answerTo[protocol.StatsReport](ctx, s, protocol.Stats{ContainerID: containerID})
-}
-
-func (s *Session) start(ctx context.Context, command protocol.HostMessage, requestID uint64) error {
-	started, err := answerTo[protocol.Started](ctx, s, command)
-	if err == nil && started.RequestID != requestID {
-		err = fmt.Errorf("guest started process %d, want %d: %w", started.RequestID, requestID, errdefs.ErrInternal)
-	}
-	return err
-}
-
-// answerTo makes a call that has one kind of answer.
-func answerTo[T protocol.GuestMessage](ctx context.Context, s *Session, command protocol.HostMessage) (answer T, err error) {
 	message, err := s.Call(ctx, command)
 	if err != nil {
-		return answer, err
+		return err
 	}
-	answer, ok := message.(T)
-	if !ok {
-		return answer, fmt.Errorf("guest %s: answered with %T, want %T: %w",
-			protocol.HostMessages.Name(command), message, answer, errdefs.ErrInternal)
+	if _, ok := message.(protocol.OK); !ok {
+		return fmt.Errorf("guest %s: answered with %T, not with OK: %w", protocol.HostMessages.Name(command), message, errdefs.ErrInternal)
 	}
-	return answer, nil
+	return nil
 }
 
 // firstCallID is where a session begins to count. It is random: the agent remembers the answers that it gave, and another host

@@ -79,11 +79,11 @@ func TestReconnectWithReplay(t *testing.T) {
 func TestCallsSurviveReconnects(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		g, _ := w.connect()
-		run := background(func() error { return w.Run(t.Context(), protocol.Run{RequestID: 1}) })
+		run := background(func() error { _, err := w.Call(t.Context(), protocol.Run{RequestID: 1}); return err })
 		sent := g.read()
 		_ = g.Close()
 		synctest.Wait()
-		exec := background(func() error { return w.Exec(t.Context(), protocol.Exec{RequestID: 2}) })
+		exec := background(func() error { _, err := w.Call(t.Context(), protocol.Exec{RequestID: 2}); return err })
 		synctest.Wait()
 
 		g, _ = w.connect()

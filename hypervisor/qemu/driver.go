@@ -179,7 +179,10 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 	if err != nil {
 		process.Kill()
 		<-process.Done()
-		return nil, errors.Join(process.Explain(err), memory.Close())
+		if errors.Is(err, errMonitorClosed) { // QEMU's own end says more than what the socket made of it
+			err = errors.New("QEMU did not come up")
+		}
+		return nil, errors.Join(p.accelerator.Advise(process.Explain(err)), memory.Close())
 	}
 	return newMachine(p, process, monitor, console, memory), nil
 }

@@ -56,24 +56,49 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestBootError runs QEMUs that end before they speak QMP.
+// TestBootError runs QEMUs that end before they speak QMP, or after the greeting.
 func TestBootError(t *testing.T) {
 	dir := t.TempDir()
-	kernel := filepath.Join(dir, "vmlinux")
-	qemu := filepath.Join(dir, "qemu")
-	for path, text := range map[string]string{kernel: "no kernel", qemu: "#!/bin/sh\necho cannot set up guest memory >&2\nexit 1\n"} {
-		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	there := filepath.Join(dir, "there")
+	kvm := hypervisor.Host{KVM: there, CPUInfo: there}
+	if err := os.WriteFile(there, []byte("no kernel"), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	config := hypervisor.Config{
-		Name: "p1", Dir: dir, Kernel: kernel, Initrd: kernel, VCPUs: 1, MemoryMiB: 128, Accelerator: hypervisor.AcceleratorTCG,
-	}
-	_, err := New(Options{Path: qemu, Virtiofsd: qemu, Logger: slog.New(slog.DiscardHandler)}).Boot(t.Context(), config)
-	for _, part := range []string{"boot machine p1", "exit status 1", "cannot set up guest memory"} {
-		if err == nil || !strings.Contains(err.Error(), part) {
-			t.Errorf("%v lacks %q", err, part)
-		}
+	const advice = "hypervisor.accelerator"
+	for _, test := range []struct {
+		name, qemu  string
+		accelerator hypervisor.Accelerator
+		says        []string
+		not         string
+	}{
+		{"error", "echo cannot set up guest memory >&2; exit 1", hypervisor.AcceleratorTCG,
+			[]string{"exit status 1", "cannot set up guest memory"}, advice},
+		{"abort under KVM", "echo failed to set MSR >&2; kill -ABRT $$", hypervisor.AcceleratorKVM,
+			[]string{"accelerator kvm", "did not come up", "signal: aborted", "failed to set MSR", advice, `"tcg"`}, "QMP"},
+		{"abort after the greeting", `echo '{"QMP": {}}' >&3; kill -ABRT $$`, hypervisor.AcceleratorKVM,
+			[]string{"accelerator kvm", "did not come up", "signal: aborted", advice}, "QMP"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			qemu := filepath.Join(t.TempDir(), "qemu")
+			if err := os.WriteFile(qemu, []byte("#!/bin/sh\n"+test.qemu+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			config := hypervisor.Config{
+				Name: "p1", Dir: dir, Kernel: there, Initrd: there, VCPUs: 1, MemoryMiB: 128, Accelerator: test.accelerator,
+			}
+			_, err := New(Options{Path: qemu, Virtiofsd: qemu, Host: kvm, Logger: slog.New(slog.DiscardHandler)}).Boot(t.Context(), config)
+			if err == nil {
+				t.Fatal("the machine booted")
+			}
+			for _, part := range append(test.says, "boot machine p1") {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q lacks %q", err, part)
+				}
+			}
+			if strings.Contains(err.Error(), test.not) {
+				t.Errorf("%q says %q", err, test.not)
+			}
+		})
 	}
 }
 

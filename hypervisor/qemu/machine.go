@@ -257,5 +257,8 @@ func (m *machine) Processes() []hypervisor.Process {
 	return processes
 }
 
+// Accelerator implements hypervisor.Machine.
+func (m *machine) Accelerator() hypervisor.Accelerator { return m.plan.accelerator }
+
 // Console implements hypervisor.Machine.
 func (m *machine) Console() string { return m.console.String() }

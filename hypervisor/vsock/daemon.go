@@ -76,6 +76,10 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 		<-daemon.Done()
 		return errors.Join(d.acceptor.close(), control.Close())
 	})
+	go func() { // without the daemon no guest dials any more, and Accept says so
+		<-daemon.Done()
+		_ = d.acceptor.close() // d.close has its error
+	}()
 	return d, nil
 }
 
@@ -150,7 +154,7 @@ func connectControl(ctx context.Context, path string) (*os.File, error) {
 		select {
 		case <-time.After(listenGap):
 		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), err)
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
 }

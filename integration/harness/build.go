@@ -26,6 +26,7 @@ var artifacts = []artifact{
 	{"bin/containerd-shim-runc-v2", "containerd", Runc},
 	{"bin/runc", "containerd", Runc},
 	{"bin/containerd-shim-limpet-v2", "build", Limpet},
+	{"bin/limpet", "build", Limpet},
 	{"bin/vhost-device-vsock", "guest", Limpet},
 	{"vmlinux", "guest", Limpet},
 	{"initramfs", "guest", Limpet},

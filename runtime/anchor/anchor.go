@@ -6,6 +6,7 @@
 // that a container does not cost the memory of a Go runtime.
 //
 // It ignores every signal that can be ignored, so that nobody ends it by accident: who wants to end the container asks containerd.
+// The kernel ends it should its starter die.
 package anchor
 
 import (
@@ -15,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 )
 
@@ -49,20 +51,16 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 	cmd := exec.Command("/proc/self/exe", verb, options.Rootfs, options.NetNS)
 	cmd.Env = []string{"GOMAXPROCS=1"} // it does one thing after the other
 	cmd.ExtraFiles = []*os.File{reportWriter}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if options.NetNS == "" && options.NewNetNS {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	}
-	err = cmd.Start()
+	anchor := &Anchor{cmd: cmd, exited: make(chan struct{})}
+	err = anchor.start()
 	reportWriter.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start anchor: %w", err)
 	}
-	anchor := &Anchor{cmd: cmd, exited: make(chan struct{})}
-	go func() {
-		defer close(anchor.exited)
-		_ = cmd.Wait() // it ends by being killed; how is of no interest
-	}()
 	// The pipe closes when the anchor has settled. Killing the anchor closes it too, so a cancelled context ends the read.
 	cancelled := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	message, err := io.ReadAll(io.LimitReader(report, maxReport))
@@ -79,6 +77,23 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 		return nil, errors.Join(fmt.Errorf("start anchor in %s: %w", options.Rootfs, err), anchor.Stop(context.WithoutCancel(ctx)))
 	}
 	return anchor, nil
+}
+
+// start starts the process and sees to its end.
+func (a *Anchor) start() error {
+	started := make(chan error)
+	go func() {
+		// The death signal comes with the end of the thread that forked, so that thread does nothing else until the anchor ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := a.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = a.cmd.Wait() // it ends by being killed; how is of no interest
+			close(a.exited)
+		}
+	}()
+	return <-started
 }
 
 // PID is the anchor's process identifier on the host.

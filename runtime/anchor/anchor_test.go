@@ -2,17 +2,58 @@ package anchor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// orphanVariable makes this test's program one that starts an anchor and then waits to be killed.
+const orphanVariable = "LIMPET_TEST_ORPHAN"
 
 func TestMain(m *testing.M) {
 	MainIfAsked()
-	os.Exit(m.Run())
+	if os.Getenv(orphanVariable) == "" {
+		os.Exit(m.Run())
+	}
+	anchor, err := Start(context.Background(), Options{Rootfs: "/"})
+	if err != nil {
+		os.Exit(1)
+	}
+	fmt.Println(anchor.PID())
+	select {}
+}
+
+// TestDeathOfTheStarter kills an anchor's starter, and sees the anchor end as well.
+func TestDeathOfTheStarter(t *testing.T) {
+	needRoot(t)
+	starter := exec.Command(os.Args[0])
+	starter.Env = append(os.Environ(), orphanVariable+"=1")
+	output, err := starter.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := starter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, scanErr := fmt.Fscan(output, &pid)
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err := errors.Join(scanErr, err, starter.Process.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_ = starter.Wait()      // killed
+	const patience = 10_000 // ms
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, patience); err != nil || n != 1 {
+		t.Errorf("the anchor lives on: %v", err)
+	}
 }
 
 func needRoot(t *testing.T) {

@@ -90,7 +90,7 @@ func checkBoot(ctx context.Context, settings config.Config) hypervisor.Check {
 	check := hypervisor.NewCheck("boot", fmt.Sprintf("a machine was up, its agent ready, and gone again after %v",
 		time.Since(start).Round(10*time.Millisecond)), err)
 	if errors.Is(err, context.DeadlineExceeded) {
-		check.Remedy = "if the machine hangs under KVM, set hypervisor.accelerator to \"tcg\""
+		check.Remedy = "raise timeouts.boot in the configuration if this host is only slow"
 	}
 	return check
 }
@@ -101,7 +101,10 @@ func bootOnce(ctx context.Context, settings config.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
-	spec, err := json.Marshal(specs.Spec{Version: specs.Version, Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Cwd: "/", Args: []string{"none"}}, Linux: &specs.Linux{}})
+	spec, err := json.Marshal(specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Cwd: "/", Args: []string{"none"}},
+		Linux: &specs.Linux{},
+	})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,9 @@ func Examine(ctx context.Context, path string, report func(Finding)) []Finding {
 	if !Healthy(findings) {
 		return findings
 	}
-	one(func() hypervisor.Check { return hypervisor.Host{}.CheckKVM() })
+	one(func() hypervisor.Check {
+		return hypervisor.Host{}.CheckAccelerator(hypervisor.Accelerator(settings.Hypervisor.Accelerator))
+	})
 	look(func() []hypervisor.Check { return newDriver(settings).Check(ctx) })
 	one(func() hypervisor.Check {
 		return vsock.Check(vsock.Backend(settings.Vsock.Backend), settings.Vsock.Daemon)

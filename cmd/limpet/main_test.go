@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/doctor"
+)
+
+// TestRun has command lines that need nothing of the host.
+func TestRun(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken.toml")
+	if err := os.WriteFile(broken, []byte("memroy = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string // what is in there; nothing else may be where it is empty
+	}{
+		{nil, 0, "doctor", ""},
+		{[]string{"--help"}, 0, "doctor", ""},
+		{[]string{"config"}, 0, string(config.DefaultFile), ""},
+		{[]string{"doctor", "--help"}, 0, "--json", ""},
+		{[]string{"doctor", "--config", broken}, exitFailure, "FAILED  configuration", ""},
+		{[]string{"treat"}, exitUsage, "", `"treat"`},
+		{[]string{"--loud"}, exitUsage, "", "-loud"},
+		{[]string{"doctor", "--loud"}, exitUsage, "", "-loud"},
+		{[]string{"doctor", "who"}, exitUsage, "", `"who"`},
+		{[]string{"config", "x"}, exitUsage, "", `"x"`},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), append([]string{"limpet"}, test.args...), &stdout, &stderr)
+			if code != test.code {
+				t.Errorf("exit status %d", code)
+			}
+			for _, stream := range []struct{ got, want string }{{stdout.String(), test.stdout}, {stderr.String(), test.stderr}} {
+				if !strings.Contains(stream.got, stream.want) || stream.want == "" && stream.got != "" {
+					t.Errorf("got %q, want %q", stream.got, stream.want)
+				}
+			}
+		})
+	}
+}
+
+func TestDoctorJSON(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing.toml")
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"limpet", "doctor", "--json", "--config", missing}, &stdout, &stderr); code != exitFailure {
+		t.Errorf("exit status %d", code)
+	}
+	var report struct {
+		Healthy  *bool
+		Findings []doctor.Finding
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil || stderr.Len() > 0 {
+		t.Fatalf("%v: %s%s", err, stdout.Bytes(), stderr.Bytes())
+	}
+	if report.Healthy == nil || *report.Healthy || len(report.Findings) != 1 {
+		t.Fatalf("got %+v", report)
+	}
+	if finding := report.Findings[0]; finding.OK || !strings.Contains(finding.Detail, missing) || finding.Remedy == "" {
+		t.Errorf("got %+v", finding)
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	usage := usageError{errors.New("unknown flag")}
+	for _, test := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errFailed, exitFailure},
+		{errors.New("no space"), exitFailure},
+		{usage, exitUsage},
+		{fmt.Errorf("doctor: %w", usage), exitUsage},
+	} {
+		if got := exitCode(test.err); got != test.want {
+			t.Errorf("%v: %d, want %d", test.err, got, test.want)
+		}
+	}
+}
+
+func TestPrintFinding(t *testing.T) {
+	for _, test := range []struct {
+		check hypervisor.Check
+		want  string
+	}{
+		{hypervisor.Check{Name: "kernel", OK: true, Detail: "/k"}, "ok      kernel         /k\n"},
+		{hypervisor.Check{Name: "kernel", Detail: "none", Remedy: "make it"},
+			"FAILED  kernel         none\n                       make it\n"},
+	} {
+		var text strings.Builder
+		if printFinding(&text, doctor.Finding{Check: test.check}); text.String() != test.want {
+			t.Errorf("got %q, want %q", text.String(), test.want)
+		}
+	}
+}

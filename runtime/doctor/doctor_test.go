@@ -1,0 +1,149 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/limpet-run/limpet/hypervisor"
+)
+
+func TestHealthy(t *testing.T) {
+	good, bad := Finding{Check: hypervisor.Check{OK: true, Remedy: "could be better"}}, Finding{}
+	for _, test := range []struct {
+		findings []Finding
+		want     bool
+	}{
+		{nil, true},
+		{[]Finding{good, good}, true},
+		{[]Finding{bad, good}, false},
+		{[]Finding{good, bad}, false},
+	} {
+		if got := Healthy(test.findings); got != test.want {
+			t.Errorf("%+v: %v", test.findings, got)
+		}
+	}
+}
+
+// wantCheck checks that a failed check says each of the words and a way out, and that a good one has no need of it.
+func wantCheck(t *testing.T, check hypervisor.Check, ok bool, words ...string) {
+	t.Helper()
+	if check.OK != ok || (check.Remedy == "") != ok {
+		t.Errorf("got %+v", check)
+	}
+	for _, word := range words {
+		if !strings.Contains(check.Detail+check.Remedy, word) {
+			t.Errorf("%+v does not say %q", check, word)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCheckFile(t *testing.T) {
+	dir := t.TempDir()
+	file, none := write(t, filepath.Join(dir, "vmlinux"), ""), filepath.Join(dir, "none")
+	wantCheck(t, checkFile("kernel", file), true, file)
+	wantCheck(t, checkFile("kernel", none), false, none, "make install", `"kernel"`)
+	wantCheck(t, checkFile("image", dir), false, dir, "not a regular file", `"image"`)
+}
+
+func TestCheckStateDir(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, filepath.Join(dir, "file"), "")
+	for _, test := range []struct {
+		path string
+		ok   bool
+		says []string
+	}{
+		{dir, true, []string{dir}},
+		{filepath.Join(dir, "to", "be", "made"), true, []string{dir}},
+		{file, false, []string{file, "state_dir"}},
+		{filepath.Join(file, "below"), false, []string{file, "state_dir"}},
+	} {
+		wantCheck(t, checkStateDir(test.path), test.ok, test.says...)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "to", "be", "made")} {
+		if left, err := filepath.Glob(filepath.Join(path, "doctor-*")); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	dir := t.TempDir()
+	good := write(t, filepath.Join(dir, "good.toml"), "[vm]\nvcpus = 2\n")
+	bad := write(t, filepath.Join(dir, "bad.toml"), "[vm]\nvcpsu = 2\n")
+	settings, check := checkConfig(good)
+	wantCheck(t, check, true, good)
+	if settings.VM.VCPUs != 2 {
+		t.Errorf("got %+v", settings)
+	}
+	_, check = checkConfig(bad)
+	wantCheck(t, check, false, bad, "vm.vcpsu", "limpet config")
+	_, check = checkConfig(filepath.Join(dir, "none.toml"))
+	wantCheck(t, check, false, "none.toml", "limpet config")
+}
+
+// TestCheckShim looks for the shim in PATH. It is no failure if it is not there.
+func TestCheckShim(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	if check := checkShim(); !check.OK || !strings.Contains(check.Remedy, "make install") {
+		t.Errorf("without a shim: %+v", check)
+	}
+	path := write(t, filepath.Join(dir, shimName), "")
+	if err := os.Chmod(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wantCheck(t, checkShim(), true, path)
+}
+
+// TestExamineFails has a configuration that cannot be read, then one whose parts are missing: each is found, and nothing is booted.
+func TestExamineFails(t *testing.T) {
+	dir := t.TempDir()
+	missing := write(t, filepath.Join(dir, "missing.toml"), `
+state_dir = "`+filepath.Join(dir, "state")+`"
+kernel = "/nowhere/vmlinux"
+image = "/nowhere/initramfs"
+[hypervisor]
+path = "/nowhere/qemu"
+accelerator = "tcg"
+[virtiofs]
+daemon = "/nowhere/virtiofsd"
+[vsock]
+backend = "daemon"
+daemon = "/nowhere/vsock"
+`)
+	for path, want := range map[string][]string{
+		filepath.Join(dir, "none.toml"): {"configuration"},
+		missing:                         {"qemu", "virtiofsd", "vsock", "kernel", "image"},
+	} {
+		var reported []Finding
+		findings := Examine(t.Context(), path, func(finding Finding) { reported = append(reported, finding) })
+		if !reflect.DeepEqual(reported, findings) {
+			t.Errorf("reported %+v, returned %+v", reported, findings)
+		}
+		var failed []string
+		for _, finding := range findings {
+			if !finding.OK {
+				failed = append(failed, finding.Name)
+			}
+			if finding.Name == "boot" {
+				t.Errorf("booted: %+v", finding)
+			}
+		}
+		if !slices.Equal(failed, want) {
+			t.Errorf("failed: %v, want %v", failed, want)
+		}
+	}
+}
