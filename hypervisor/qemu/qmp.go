@@ -166,7 +166,10 @@ func (m *monitor) write(ctx context.Context, line []byte, file *os.File) error {
 	_ = m.conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails only on a closed connection, as the write then does
 	if _, _, err := m.conn.WriteMsgUnix(line, rights, nil); err != nil {
 		m.close()
-		return err
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		return m.err // QEMU has ended the session, which the reader may have noticed first
 	}
 	return nil
 }
