@@ -24,7 +24,8 @@
 //	   │                    └───────── Start failed ──────────────────┤
 //	   └────────── killed, deleted, or its VM lost, before Start ─────┘
 //
-// The exit of a process that runs is awaited by one goroutine that begins after the start event is queued. So no exit can be published
-// before its start; before that, another one awaits the loss of the VM only. An exec's exit is published before the exit of its container's init process, because the watcher of the init
-// process waits for the others. Delete waits for the watcher, so that the delete event is last.
+// The loss of the VM before the start is awaited by a goroutine that ends with the start. The exit of a process that runs is awaited
+// by another one, which begins after the start event is queued: so no exit can be published before its start. An exec's exit is
+// published before the exit of its container's init process, because the watcher of the init process waits for the others. Delete
+// waits for the watcher, so that the delete event is last.
 package shim
