@@ -19,8 +19,9 @@ const (
 	// plenty.
 	MaxEntropy = 64
 	// MaxWrite is the most bytes given to one write on a vsock connection. The vhost-device-vsock daemon drops packets of
-	// more than about 28 KiB, and the connection then hangs.
-	MaxWrite = 16 << 10
+	// more than about 28 KiB, and the connection then hangs. The guest's kernel puts each packet, with less than 512 bytes
+	// of its own, into memory whose size is a power of two: what is left of 16 KiB spares it the clearing of 32.
+	MaxWrite = 16<<10 - 512
 	// MaxCalls is how many commands the host may have without an answer, and how many answers the agent remembers, so that it
 	// does nothing twice that it is asked twice. One burst of a busy pod is some hundred.
 	MaxCalls = 1024

@@ -26,6 +26,10 @@ const (
 	dialTimeout = 10 * time.Second
 	// maxReply bounds the daemon's "OK 4294967295\n".
 	maxReply = 16
+	// credit is how many bytes of a connection the daemon takes before the host has read them: with four times the daemon's own 64 KiB
+	// the guest waits less often, and sends a fifth faster. Linux sends no more than its own buffer ahead, 256 KiB, and the daemon
+	// tells it only after three quarters of credit that there is room again, so that with 512 KiB they would wait for each other.
+	credit = 256 << 10
 	// listenGap is awaited between two attempts to connect to a socket that has its name and does not listen yet.
 	listenGap = time.Millisecond
 )
@@ -97,6 +101,7 @@ func daemonArguments(cid uint32, dir string) []string {
 		fmt.Sprintf("--guest-cid=%d", cid),
 		"--socket=" + filepath.Join(dir, controlSocket),
 		"--uds-path=" + filepath.Join(dir, dialSocket),
+		fmt.Sprintf("--tx-buffer-size=%d", credit),
 	}
 }
 

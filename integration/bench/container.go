@@ -72,10 +72,10 @@ func (b *bench) remove(pair pair) error {
 	return errors.Join(errs...)
 }
 
-// exec prepares a command in a container.
-func (b *bench) exec(id string, command ...string) *exec.Cmd {
+// exec prepares a command in a container, which is the last of ctr's arguments.
+func (b *bench) exec(ctr []string, command ...string) *exec.Cmd {
 	b.count++
-	args := []string{"task", "exec", "--exec-id", fmt.Sprintf("exec-%d", b.count), id}
+	args := append([]string{"task", "exec", "--exec-id", fmt.Sprintf("exec-%d", b.count)}, ctr...)
 	return b.daemon.CtrCommand(b.ctx, append(args, command...)...)
 }
 
@@ -87,7 +87,7 @@ func (b *bench) execs() (_ []row, err error) {
 	defer func() { err = errors.Join(err, b.remove(pair)) }()
 	exec, err := b.runtimes("ctr task exec of true", "ms", "<= 1.5", func(runtime string) (float64, error) {
 		began := time.Now()
-		err := harness.Run(b.exec(pair[runtime], "true")).Err()
+		err := harness.Run(b.exec([]string{pair[runtime]}, "true")).Err()
 		return milliseconds(began), err
 	})
 	return []row{exec}, err
@@ -112,9 +112,12 @@ func (b *bench) streams() (_ []row, err error) {
 	return []row{stdout, stdin}, err
 }
 
-// stdoutRate is the rate from the first byte of a process's output to the last one.
+// zeroBytes is the command that writes streamSize bytes.
+var zeroBytes = []string{"dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", streamSize/mebibyte), "status=none"}
+
+// stdoutRate is the rate from the first byte of a process's output to the last one, as ctr passes it on.
 func (b *bench) stdoutRate(id string) (float64, error) {
-	cmd := b.exec(id, "dd", "if=/dev/zero", "bs=1M", fmt.Sprintf("count=%d", streamSize/mebibyte), "status=none")
+	cmd := b.exec([]string{id}, zeroBytes...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return 0, err
@@ -132,16 +135,19 @@ func receive(r io.Reader) (float64, error) {
 		return 0, err
 	}
 	began := time.Now()
-	n, err := io.CopyN(io.Discard, r, streamSize-1)
-	if err != nil {
-		return 0, fmt.Errorf("after %d bytes: %w", n+1, err)
+	buffer := make([]byte, mebibyte) // in small pieces the reader would be a part of what is measured
+	for n := 1; n < streamSize; {
+		read, err := r.Read(buffer[:min(len(buffer), streamSize-n)])
+		if n += read; err != nil {
+			return 0, fmt.Errorf("after %d bytes: %w", n, err)
+		}
 	}
 	return streamSize / mebibyte / time.Since(began).Seconds(), nil
 }
 
 // stdinRate is the rate from the first byte of a process's input to the end of the process, which has then read them all.
 func (b *bench) stdinRate(id string) (float64, error) {
-	cmd := b.exec(id, "sh", "-c", "echo ready; exec dd of=/dev/null bs=1M")
+	cmd := b.exec([]string{id}, "sh", "-c", "echo ready; exec dd of=/dev/null bs=1M")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return 0, err

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/qemu"
@@ -39,10 +41,10 @@ func (b *bench) boots() (_ []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.daemon.Remove(b.ctx, spec.ID)) }()
-	stdout, raw, err := b.alternate("vsock", func() (float64, error) { return b.stdoutRate(spec.ID) }, bare.sendRate)
+	stdout, raw, err := b.alternate("vsock", func() (float64, error) { return b.fifoRate(spec.ID, dir) }, bare.sendRate)
 	return []row{
 		{Name: "cold boot to ready", Unit: "ms", Limpet: cold, Reference: boot, ReferenceName: "bare boot, power-off", Aim: "<= 1.3"},
-		{Name: "256 MiB of stdout, beside vsock", Unit: "MiB/s", Limpet: stdout, Reference: raw, ReferenceName: "bare vsock", Aim: ">= 0.8"},
+		{Name: "256 MiB of stdout to a FIFO", Unit: "MiB/s", Limpet: stdout, Reference: raw, ReferenceName: "bare vsock", Aim: ">= 0.8"},
 	}, err
 }
 
@@ -112,6 +114,25 @@ func (b *bareMachine) boot() (float64, error) {
 	}
 	err = b.end(machine)
 	return milliseconds(began), err
+}
+
+// fifoRate is the rate of a process's output where limpet leaves it: in the FIFO, which ctr would read.
+func (b *bench) fifoRate(id, dir string) (_ float64, err error) {
+	path := filepath.Join(dir, "stdout")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return 0, err
+	}
+	fifo, err := os.OpenFile(path, os.O_RDWR, 0) // for writing too, or the opening would wait for a writer
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, fifo.Close(), os.Remove(path)) }()
+	cmd := b.exec([]string{"--log-uri", "fifo://" + path, id}, zeroBytes...)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	rate, readErr := receive(fifo)
+	return rate, errors.Join(readErr, cmd.Wait())
 }
 
 // sendRate is the rate of a vsock connection over which a guest sends as fast as it can.

@@ -16,8 +16,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
+
+	"github.com/limpet-run/limpet/hypervisor"
 )
 
 // verb is the argument that makes this program an anchor.
@@ -51,12 +52,15 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 	cmd := exec.Command("/proc/self/exe", verb, options.Rootfs, options.NetNS)
 	cmd.Env = []string{"GOMAXPROCS=1"} // it does one thing after the other
 	cmd.ExtraFiles = []*os.File{reportWriter}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if options.NetNS == "" && options.NewNetNS {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	}
 	anchor := &Anchor{cmd: cmd, exited: make(chan struct{})}
-	err = anchor.start()
+	err = hypervisor.StartBound(cmd, func() {
+		_ = cmd.Wait() // it ends by being killed; how is of no interest
+		close(anchor.exited)
+	})
 	reportWriter.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start anchor: %w", err)
@@ -77,23 +81,6 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 		return nil, errors.Join(fmt.Errorf("start anchor in %s: %w", options.Rootfs, err), anchor.Stop(context.WithoutCancel(ctx)))
 	}
 	return anchor, nil
-}
-
-// start starts the process and sees to its end.
-func (a *Anchor) start() error {
-	started := make(chan error)
-	go func() {
-		// The death signal comes with the end of the thread that forked, so that thread does nothing else until the anchor ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := a.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = a.cmd.Wait() // it ends by being killed; how is of no interest
-			close(a.exited)
-		}
-	}()
-	return <-started
 }
 
 // PID is the anchor's process identifier on the host.

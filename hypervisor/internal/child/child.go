@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -43,37 +42,22 @@ func Start(name string, cmd *exec.Cmd) (*Child, error) {
 	c := &Child{cmd: cmd, log: NewTail(logSize), done: make(chan struct{})}
 	cmd.Stderr = c.log
 	cmd.WaitDelay = drainTime
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true, // a Ctrl-C at our terminal is not for it
-		Pdeathsig: syscall.SIGKILL,
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at our terminal is not for it
+	described := make(chan struct{})
+	defer close(described)
+	err := hypervisor.StartBound(cmd, func() {
+		<-described
+		c.wait()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	started := make(chan error)
-	go func() {
-		// The death signal comes with the end of the thread that forked, so that thread does nothing else until the program ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := c.start(name)
-		started <- err
-		if c.cmd.Process != nil {
-			c.wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	// Nobody has waited for it yet, so that the pid is its own. One that cannot be described is killed.
+	if c.process, err = hypervisor.NewProcess(name, cmd.Process.Pid); err != nil {
+		c.Kill()
 		return nil, err
 	}
 	return c, nil
-}
-
-// start describes the program before anybody can have waited for it. One that cannot be described is killed.
-func (c *Child) start(name string) (err error) {
-	if err := c.cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
-	}
-	c.process, err = hypervisor.NewProcess(name, c.cmd.Process.Pid)
-	if err != nil {
-		c.Kill()
-	}
-	return err
 }
 
 // wait ends with the program. While the ended program has not been reaped its pid, and so its group's, cannot be reused: what it

@@ -14,16 +14,12 @@ import (
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-const (
-	// sessionPort is the host's port for a guest, to which the guest's CID is added.
-	sessionPort = 0x4c000000
-	// chunk is the most that a guest may write at once: the vhost-device-vsock daemon loses larger writes.
-	chunk = 16 << 10
-	// size is how many bytes are sent. The program that receives them knows it, too.
-	size = 256 << 20
-)
+// size is how many bytes are sent. The program that receives them knows it, too.
+const size = 256 << 20
 
 func main() {
 	switch os.Getenv("limpet_test") {
@@ -49,13 +45,13 @@ func send() error {
 	if err != nil {
 		return err
 	}
-	conn, err := vsock.Dial(vsock.Host, sessionPort+cid, nil)
+	conn, err := vsock.Dial(vsock.Host, protocol.SessionPortBase+cid, nil)
 	if err != nil {
 		return err
 	}
-	buffer := make([]byte, chunk)
-	for range size / chunk {
-		if _, err := conn.Write(buffer); err != nil {
+	buffer := make([]byte, protocol.MaxWrite)
+	for left := size; left > 0; left -= len(buffer) {
+		if _, err := conn.Write(buffer[:min(left, len(buffer))]); err != nil {
 			return err
 		}
 	}
