@@ -113,19 +113,23 @@ func TestMachineKilledUnread(t *testing.T) {
 	s.prompt("Delete", asked)
 }
 
-// TestVsockDaemonKilled kills what host and guest talk through. Of the processes in the machine nothing can be told any more, so they
-// end with it.
-func TestVsockDaemonKilled(t *testing.T) {
-	s := limpetOnly(t)
-	c := s.sleeper()
-	s.kill9(vsockDaemon)
-	lost := time.Now()
-	if got := c.wait(""); got != 255 {
-		t.Errorf("Wait says %d, want 255", got)
-	}
-	s.prompt("the exit", lost)
-	if got := c.deleteTask(); got != 255 {
-		t.Errorf("Delete says %d, want 255", got)
+// TestDaemonKilled kills what host and guest talk through, and what serves the guest its files. Of the processes in the machine nothing
+// can be told any more, or they would wait for ever, so they end with it.
+func TestDaemonKilled(t *testing.T) {
+	for name, find := range map[string]func() (harness.Process, error){"vsock": vsockDaemon, "files": fileDaemon} {
+		t.Run(name, func(t *testing.T) {
+			s := limpetOnly(t)
+			c := s.sleeper()
+			s.kill9(find)
+			lost := time.Now()
+			if got := c.wait(""); got != 255 {
+				t.Errorf("Wait says %d, want 255", got)
+			}
+			s.prompt("the exit", lost)
+			if got := c.deleteTask(); got != 255 {
+				t.Errorf("Delete says %d, want 255", got)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"errors"
+
 	"github.com/containerd/containerd/api/services/tasks/v1"
 
 	"github.com/limpet-run/limpet/integration/harness"
@@ -54,6 +56,21 @@ func qemu() (harness.Process, error) {
 // vsockDaemon returns the daemon of the run's only virtual machine that moves what host and guest say.
 func vsockDaemon() (harness.Process, error) {
 	return daemon.FindProcess(func(p harness.Process) bool { return p.Program() == "vhost-device-vsock" })
+}
+
+// fileDaemon returns the process that serves the run's only virtual machine its files: the last one where one watches another.
+func fileDaemon() (harness.Process, error) {
+	var last harness.Process
+	processes, err := daemon.Processes()
+	for _, process := range processes {
+		if process.Program() == "virtiofsd" && process.PID > last.PID {
+			last = process
+		}
+	}
+	if last.PID == 0 {
+		err = errors.Join(err, errors.New("the run has no virtiofsd"))
+	}
+	return last, err
 }
 
 // shim returns the run's only shim.

@@ -58,6 +58,7 @@ type machine struct {
 
 	mu      sync.Mutex
 	plugged map[string]*pluggedDevice // by identifier
+	broken  error                     // why the machine had to be ended; nil: it was not
 }
 
 func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tail, memory *os.File) *machine {
@@ -85,17 +86,22 @@ func (m *machine) watch() {
 	<-m.qemu.Done()
 	<-m.monitor.done // QEMU's last events have been read
 	shutdown, _ := m.shutdown.seen()
-	m.verdict = m.judge(shutdown.Reason)
+	m.mu.Lock()
+	broken := m.broken
+	m.mu.Unlock()
+	m.verdict = m.judge(shutdown.Reason, broken)
 	m.logger.Debug("machine ended", "pid", m.qemu.Process().PID, "reason", shutdown.Reason, "error", m.verdict)
 	close(m.ended)
 }
 
 // judge turns the way QEMU ended into Wait's result. reason is from QMP's SHUTDOWN event, "" if there was none.
-func (m *machine) judge(reason string) error {
+func (m *machine) judge(reason string, broken error) error {
 	var how error
 	switch {
 	case m.stopping.Load():
 		return nil
+	case broken != nil:
+		how = fmt.Errorf("the machine is lost: %w", broken)
 	case m.qemu.Err() != nil:
 		how = m.qemu.Explain(errors.New("the machine is lost"))
 	case reason == "guest-shutdown":

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -26,11 +27,13 @@ type pluggedDevice struct {
 	device device
 	port   string
 	daemon *child.Child           // serves a share; else nil
+	ending atomic.Bool            // the daemon is told to end
 	vsock  hypervisor.VsockDevice // else nil
 }
 
 // end ends what served the device.
 func (p *pluggedDevice) end() {
+	p.ending.Store(true)
 	if p.daemon != nil {
 		p.daemon.Kill()
 		<-p.daemon.Done()
@@ -141,7 +144,23 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 		<-daemon.Done()
 		return nil, daemon.Explain(err)
 	}
-	return &pluggedDevice{device: plan, port: port, daemon: daemon}, nil
+	plugged := &pluggedDevice{device: plan, port: port, daemon: daemon}
+	go m.guard(plugged)
+	return plugged, nil
+}
+
+// guard ends the machine when the daemon of a device has ended by itself: the guest would wait for its answers for ever.
+func (m *machine) guard(plugged *pluggedDevice) {
+	<-plugged.daemon.Done()
+	if plugged.ending.Load() {
+		return
+	}
+	if plugged.daemon.Err() != nil { // else it left because QEMU did
+		m.mu.Lock()
+		m.broken = plugged.daemon.Explain(fmt.Errorf("nobody serves its device %v", plugged.device.arguments["id"]))
+		m.mu.Unlock()
+	}
+	m.qemu.Kill()
 }
 
 // addDevice passes the file under the device's identifier and adds the device that uses it.
