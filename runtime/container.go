@@ -79,6 +79,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.life.mustMove(containerActive)
+	go c.followAnchor()
 	return c, nil
 }
 

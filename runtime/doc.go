@@ -20,7 +20,7 @@
 //
 //	created ─Start─▶ starting ──▶ running ──exit──▶ stopped ─Delete─▶ deleted
 //	   │ │               └──could not start──────────▲ ▲                 ▲
-//	   │ └──VM lost────────────────────────────────────┘                 │
+//	   │ └──VM lost, or its anchor killed──────────────┘                 │
 //	   └──Delete─────────────────────────────────────────────────────────┘
 //
 // What holds throughout:

@@ -3,7 +3,13 @@ package runtime
 import (
 	"context"
 	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
+
+// anchorGrace is how long an anchor may take to end, which is killed.
+const anchorGrace = time.Second
 
 // ended deals with what the agent says of the process's end. Only the first word counts.
 func (p *Process) ended(status ExitStatus) {
@@ -18,17 +24,48 @@ func (p *Process) ended(status ExitStatus) {
 
 // vmLost ends the process because its machine has ended, unless it has ended before.
 func (p *Process) vmLost() {
+	if !p.endUnstarted(lostStatus()) {
+		p.ended(lostStatus())
+	}
+}
+
+// endUnstarted ends a process that was not started, and tells whether it was one.
+func (p *Process) endUnstarted(status ExitStatus) bool {
 	p.container.mu.Lock()
 	created := p.life.state == processCreated
 	if created {
-		p.stop(lostStatus())
+		p.stop(status)
 	}
 	p.container.mu.Unlock()
 	if created {
 		p.streams.close()
+	}
+	return created
+}
+
+// followAnchor kills init if somebody has killed what stands for it on the host.
+func (c *Container) followAnchor() {
+	if !c.anchor.Wait() || c.init.endUnstarted(killedStatus()) {
 		return
 	}
-	p.ended(lostStatus())
+	select {
+	case <-c.init.settled: // it has been started
+	case <-c.init.exited:
+		return
+	}
+	c.log.Warn("the container's process on the host was killed: so is the container", "pid", c.anchor.PID())
+	if err := c.init.Kill(context.Background(), uint32(unix.SIGKILL), false); err != nil && !errdefs.IsNotFound(err) {
+		c.log.Warn("it cannot be killed", "error", err)
+	}
+}
+
+// endAnchor ends what stands for the container on the host, as its init has ended.
+func (c *Container) endAnchor() {
+	ctx, cancel := context.WithTimeout(context.Background(), anchorGrace)
+	defer cancel()
+	if err := c.anchor.Stop(ctx); err != nil {
+		c.log.Warn("anchor not stopped", "error", err)
+	}
 }
 
 // finish brings a process that started to its end: what it wrote is delivered if its reader keeps up, and the container's other
@@ -43,6 +80,7 @@ func (p *Process) finish(status ExitStatus) {
 	p.streams.drain(context.Background(), p.container.sandbox.drainLimit(exitDrain), lost)
 	if p.isInit() {
 		p.container.finishExecs()
+		p.container.endAnchor()
 	}
 	p.container.mu.Lock()
 	defer p.container.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -64,6 +65,11 @@ func (r rpcs) Create(ctx context.Context, request *taskapi.CreateTaskRequest) (*
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	task, err := r.create(ctx, request)
+	if errdefs.IsNotImplemented(err) {
+		// Of Create, containerd takes this code for that of a shim without a task service of version 3: it would try version 2, say
+		// that this is missing, and never shut the shim down.
+		err = status.Error(codes.InvalidArgument, err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}

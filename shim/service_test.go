@@ -23,6 +23,7 @@ import (
 	"github.com/limpet-run/limpet/runtime"
 )
 
+// TestCreateRefuses has no refusal that is ErrNotImplemented: see rpcs.Create.
 func TestCreateRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
 		request *taskapi.CreateTaskRequest
@@ -30,15 +31,15 @@ func TestCreateRefuses(t *testing.T) {
 	}{
 		"no id":           {&taskapi.CreateTaskRequest{}, errdefs.IsInvalidArgument},
 		"duplicate":       {&taskapi.CreateTaskRequest{ID: "c1"}, errdefs.IsAlreadyExists},
-		"checkpoint":      {&taskapi.CreateTaskRequest{ID: "c2", Checkpoint: "/x"}, errdefs.IsNotImplemented},
+		"checkpoint":      {&taskapi.CreateTaskRequest{ID: "c2", Checkpoint: "/x"}, errdefs.IsInvalidArgument},
 		"unknown options": {&taskapi.CreateTaskRequest{ID: "c2", Options: &anypb.Any{TypeUrl: "x.Y"}}, errdefs.IsInvalidArgument},
 		"no FIFO":         {&taskapi.CreateTaskRequest{ID: "c2", Stdout: "/nowhere/fifo"}, errdefs.IsNotFound},
-		"unknown scheme":  {&taskapi.CreateTaskRequest{ID: "c2", Stdout: "npipe://x"}, errdefs.IsNotImplemented},
+		"unknown scheme":  {&taskapi.CreateTaskRequest{ID: "c2", Stdout: "npipe://x"}, errdefs.IsInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.create("c1")
-			if _, err := f.Create(t.Context(), test.request); !test.is(err) {
+			if _, err := f.Create(t.Context(), test.request); !test.is(errgrpc.ToNative(toStatus(err))) {
 				t.Errorf("got %v", err)
 			}
 			if len(f.service.tasks) != 1 {

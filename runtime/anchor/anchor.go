@@ -6,7 +6,7 @@
 // that a container does not cost the memory of a Go runtime.
 //
 // It ignores every signal that can be ignored, so that nobody ends it by accident: who wants to end the container asks containerd.
-// The kernel ends it should its starter die.
+// Who kills it means the container, and its owner has Wait to see to that. The kernel ends it should its starter die.
 package anchor
 
 import (
@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -38,8 +39,9 @@ type Options struct {
 
 // Anchor is a running anchor. Its starter must Stop it.
 type Anchor struct {
-	cmd    *exec.Cmd
-	exited chan struct{}
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	stopped atomic.Bool // Stop has been called
 }
 
 // Start starts an anchor and returns once it has reached its place.
@@ -86,8 +88,15 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 // PID is the anchor's process identifier on the host.
 func (a *Anchor) PID() int { return a.cmd.Process.Pid }
 
+// Wait waits for the anchor's end and tells whether somebody else than Stop has ended it.
+func (a *Anchor) Wait() (killed bool) {
+	<-a.exited
+	return !a.stopped.Load()
+}
+
 // Stop kills the anchor and waits until it is gone. It may be called more than once.
 func (a *Anchor) Stop(ctx context.Context) error {
+	a.stopped.Store(true)
 	if err := a.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill anchor %d: %w", a.PID(), err)
 	}
