@@ -3,9 +3,9 @@ package container
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -47,7 +47,7 @@ type Process struct {
 func (p *Process) follow(streams protocol.Streams, io *stdio) {
 	// What is read and written here ends with the pipes' other ends and the connections.
 	if p.console != nil {
-		p.output("stdout", streams.Stdout, p.console.File)
+		p.output("stdout", streams.Stdout, p.console)
 		p.input(streams.Stdin, p.console)
 	} else {
 		io.closeProcess()
@@ -71,7 +71,7 @@ func (p *Process) follow(streams protocol.Streams, io *stdio) {
 }
 
 // output pumps an output until its end and reports its length.
-func (p *Process) output(name string, token *protocol.Token, source *os.File) {
+func (p *Process) output(name string, token *protocol.Token, source io.ReadCloser) {
 	p.outputs.Add(1)
 	go func() {
 		conn := p.claim(name, token)

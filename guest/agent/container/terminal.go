@@ -1,7 +1,9 @@
 package container
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -37,6 +39,19 @@ func (t *terminal) resize(size protocol.Size) error {
 
 func setSize(fd int, size protocol.Size) error {
 	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+}
+
+// Read reads output until its end, EIO.
+func (t *terminal) Read(output []byte) (int, error) { return readTerminal(t.File, output) }
+
+// readTerminal believes only the second of two ends: while a reader waits for the kernel's worker to bring what was written, the writer
+// may write more and close, and then the reader is told of the end before it has got the rest (n_tty_read in the kernel).
+func readTerminal(terminal io.Reader, output []byte) (int, error) {
+	n, err := terminal.Read(output)
+	if errors.Is(err, unix.EIO) {
+		n, err = terminal.Read(output)
+	}
+	return n, err
 }
 
 // Write writes input.
