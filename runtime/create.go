@@ -49,6 +49,9 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	if err != nil {
 		return err
 	}
+	if err := checkProgram(root, c.spec); err != nil {
+		return err
+	}
 	if err := c.fillShare(root); err != nil {
 		return err
 	}

@@ -43,10 +43,9 @@ func TestCreate(t *testing.T) {
 	write(t, filepath.Join(image, "hello"), "from the image")
 	write(t, filepath.Join(data, "file"), "data")
 	bundle := writeBundle(t, func(spec *specs.Spec) {
-		spec.Mounts = []specs.Mount{
-			{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}},
-			{Destination: "/file", Type: "bind", Source: filepath.Join(data, "file"), Options: []string{"bind"}},
-		}
+		spec.Mounts = append(spec.Mounts,
+			specs.Mount{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}},
+			specs.Mount{Destination: "/file", Type: "bind", Source: filepath.Join(data, "file"), Options: []string{"bind"}})
 	})
 	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle, Rootfs: []mount.Mount{
 		{Type: "bind", Source: image, Options: []string{"rbind", "rw"}},
@@ -99,12 +98,13 @@ func TestCreateFails(t *testing.T) {
 		{"identifier", nil, ContainerOptions{ID: "../x"}, nil, "../x"},
 		{"host PID", func(spec *specs.Spec) { spec.Linux.Namespaces = spec.Linux.Namespaces[1:] }, ContainerOptions{ID: "c1"}, nil, "pid namespace"},
 		{"no rootfs", func(spec *specs.Spec) { spec.Root.Path = "/missing" }, ContainerOptions{ID: "c1"}, nil, "/missing"},
+		{"no program", func(spec *specs.Spec) { spec.Process.Args[0] = "missing" }, ContainerOptions{ID: "c1"}, nil, "missing"},
 		{"bad rootfs", nil, ContainerOptions{ID: "c1", Rootfs: []mount.Mount{{Type: "ext4", Source: "/dev/missing"}}}, nil, "ext4"},
 		{"second mount", nil, ContainerOptions{ID: "c1", Rootfs: []mount.Mount{
 			{Type: "tmpfs", Source: "tmpfs"}, {Type: "nosuchfs", Source: "x"},
 		}}, nil, "root file system"},
 		{"no source", func(spec *specs.Spec) {
-			spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: "/missing"}}
+			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: "/missing"})
 		}, ContainerOptions{ID: "c1"}, nil, "mount on /data"},
 		{"no network namespace", func(spec *specs.Spec) {
 			spec.Linux.Namespaces[3].Path = "/missing"
@@ -226,7 +226,7 @@ func TestShareFollows(t *testing.T) {
 	data := t.TempDir()
 	write(t, filepath.Join(data, "file"), "data")
 	bundle := writeBundle(t, func(spec *specs.Spec) {
-		spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}}}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}})
 	})
 	write(t, filepath.Join(bundle, "rootfs", "hello"), "from the image")
 	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle})

@@ -293,7 +293,8 @@ func writeBundle(t *testing.T, change func(*specs.Spec)) string {
 	t.Helper()
 	spec := &specs.Spec{
 		Version: specs.Version,
-		Process: &specs.Process{Args: []string{"sh"}, Cwd: "/"},
+		Process: &specs.Process{Args: []string{"/proc/self/exe"}, Cwd: "/"}, // a program that no root file system needs to have
+		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
 		Root:    &specs.Root{Path: "rootfs"},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
 			{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},

@@ -45,13 +45,23 @@ func info(stdin io.Reader, stdout io.Writer) error {
 	return err
 }
 
-// runtimeFeatures says what containerd asks for before it passes it on: mounts with their own id mapping are not supported.
+// mountOptions are those that a container's mounts may have beside what is data for their file systems.
+var mountOptions = []string{
+	"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime",
+	"nostrictatime", "nosuid", "private", "rbind", "relatime", "ro", "rprivate", "rro", "rslave", "rw", "slave", "strictatime", "suid", "sync",
+}
+
+// runtimeFeatures says what containerd and its clients ask for before they pass it on: mounts with their own id mapping are not
+// supported.
 func runtimeFeatures() *features.Features {
 	no := false
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
+		MountOptions:  mountOptions,
 		Linux: &features.Linux{
+			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 		},
 	}
