@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -155,11 +156,16 @@ func (m *machine) guard(plugged *pluggedDevice) {
 	if plugged.ending.Load() {
 		return
 	}
-	if plugged.daemon.Err() != nil { // else it left because QEMU did
-		m.mu.Lock()
-		m.broken = plugged.daemon.Explain(fmt.Errorf("nobody serves its device %v", plugged.device.arguments["id"]))
-		m.mu.Unlock()
+	if plugged.daemon.Err() == nil { // it left because QEMU hung up, which ends next, by itself
+		select {
+		case <-m.ended:
+			return
+		case <-time.After(quitGrace):
+		}
 	}
+	m.mu.Lock()
+	m.broken = plugged.daemon.Explain(fmt.Errorf("nobody serves its device %v", plugged.device.arguments["id"]))
+	m.mu.Unlock()
 	m.qemu.Kill()
 }
 
