@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// StartBound starts a command that the kernel kills should this process die, and then calls wait in the background, which has to
-// wait for the command's end. It returns what cmd.Start does; wait is not called after an error.
-func StartBound(cmd *exec.Cmd, wait func()) error {
+// StartBound starts a command in the cgroup. The kernel kills it should this process die. Then wait is called in the background,
+// which has to wait for the command's end. It returns what Cgroup.Start does; wait is not called after an error.
+func StartBound(cmd *exec.Cmd, cgroup Cgroup, wait func()) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -18,7 +18,7 @@ func StartBound(cmd *exec.Cmd, wait func()) error {
 		// The death signal comes with the end of the thread that forked, so that thread does nothing else until the command ends.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := cgroup.Start(cmd)
 		started <- err
 		if err == nil {
 			wait()

@@ -34,6 +34,7 @@ type Config struct {
 	VCPUs       int
 	MemoryMiB   int
 	Accelerator Accelerator
+	Cgroup      Cgroup // where the machine monitor and the daemons of devices run
 }
 
 // Driver makes machines.

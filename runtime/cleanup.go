@@ -11,6 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/limpet-run/limpet/runtime/cgroup"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
 
@@ -69,6 +70,9 @@ func cleanupState(ctx context.Context, path string) error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := cgroup.Remove(ctx, left.Cgroup); err != nil {
 		return err
 	}
 	for id, container := range left.Containers {

@@ -22,6 +22,7 @@ func abandonSandbox(t *testing.T) (w *world, bundle string, sleeper *exec.Cmd) {
 	w = newWorld(t)
 	image := t.TempDir()
 	w.bundle = writeBundle(t, func(spec *specs.Spec) {
+		spec.Linux.CgroupsPath = fmt.Sprintf("/limpet-abandoned-%d", os.Getpid())
 		spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/touch", Args: []string{"touch", filepath.Join(image, "poststop")}}}}
 	})
 	sandbox, err := newSandbox(t.Context(), w.options(t), w.platform)
@@ -35,7 +36,7 @@ func abandonSandbox(t *testing.T) (w *world, bundle string, sleeper *exec.Cmd) {
 	}
 	sleeper = exec.Command("sleep", "1000")
 	sleeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := sleeper.Start(); err != nil {
+	if err := sandbox.cgroup.Start(sleeper); err != nil {
 		t.Fatal(err)
 	}
 	process, err := hypervisor.NewProcess("sleeper", sleeper.Process.Pid)
@@ -51,6 +52,11 @@ func abandonSandbox(t *testing.T) (w *world, bundle string, sleeper *exec.Cmd) {
 			t.Errorf("the poststop hook did not run: %v", err)
 		}
 		nothingLeft(t, filepath.Join(w.bundle, "rootfs"))
+		for _, directory := range sandbox.cgroup.Directories() {
+			if _, err := os.Stat(directory); err == nil {
+				t.Errorf("cgroup %s is left", directory)
+			}
+		}
 	})
 	w.Sandbox = sandbox
 	return w, w.bundle, sleeper

@@ -161,7 +161,9 @@ func (c *Container) prepareGuest(ctx context.Context) error {
 
 // startAnchor starts the container's anchor and runs the hooks that connect it.
 func (c *Container) startAnchor(ctx context.Context, root string) error {
-	started, err := anchor.Start(ctx, anchor.Options{Rootfs: root, NetNS: c.plan.NetNS, NewNetNS: c.plan.NewNetNS})
+	started, err := anchor.Start(ctx, anchor.Options{
+		Rootfs: root, NetNS: c.plan.NetNS, NewNetNS: c.plan.NewNetNS, Cgroup: c.sandbox.cgroup,
+	})
 	if err != nil {
 		return err
 	}

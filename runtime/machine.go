@@ -32,6 +32,7 @@ type Guest interface {
 type machinePlan struct {
 	name   string
 	config config.Config
+	cgroup hypervisor.Cgroup
 	dir    *stateDir
 	events events
 	log    *slog.Logger // names the sandbox

@@ -52,7 +52,7 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 		defer plan.times.stage("vsock")()
 		device, err = vsock.New(ctx, vsock.Options{
 			Backend: vsock.Backend(plan.config.Vsock.Backend), Dir: plan.dir.vsock(), Daemon: plan.config.Vsock.Daemon,
-			SessionPortBase: protocol.SessionPortBase, Logger: plan.log,
+			SessionPortBase: protocol.SessionPortBase, Cgroup: plan.cgroup, Logger: plan.log,
 		})
 		return err
 	})
@@ -63,7 +63,7 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 			Name: plan.name, Dir: plan.dir.vm(), Kernel: plan.config.Kernel, Initrd: plan.config.Image,
 			Cmdline: []string{"quiet"}, // every line on an emulated serial port takes time; a panic is printed all the same
 			VCPUs:   plan.config.VM.VCPUs, MemoryMiB: plan.config.VM.MemoryMiB,
-			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator),
+			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
 		})
 		return err
 	})

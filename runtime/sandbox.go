@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
@@ -58,7 +59,8 @@ type Sandbox struct {
 	observer  Observer
 	log       *slog.Logger
 	dir       *stateDir
-	machine   Machine // nil before it is started
+	cgroup    hypervisor.Cgroup // of the machine, its daemons and the anchors
+	machine   Machine           // nil before it is started
 	guest     Guest
 	undo      undo
 
@@ -120,13 +122,18 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		return fmt.Errorf("make the file share: %w", err)
 	}
 	done()
+	done = times.stage("cgroup")
+	if err := s.makeCgroup(spec.Linux.CgroupsPath); err != nil {
+		return err
+	}
+	done()
 
 	boot := time.Duration(configuration.Timeouts.Boot)
 	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
 		"the guest did not come up, or this host is too slow for that time", boot))
 	defer cancel()
 	plan := machinePlan{
-		name: s.id, config: configuration, dir: s.dir, events: events{s}, log: s.log, logger: options.Logger, times: times,
+		name: s.id, config: configuration, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log, logger: options.Logger, times: times,
 	}
 	if err := s.boot(ctx, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.

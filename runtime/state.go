@@ -35,6 +35,7 @@ type record struct {
 	Namespace  string                     `json:"namespace"`
 	ID         string                     `json:"id"`
 	Machine    []hypervisor.Process       `json:"machine"`
+	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
 	Containers map[string]containerRecord `json:"containers"`
 }
 

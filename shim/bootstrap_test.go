@@ -94,7 +94,7 @@ func TestDecodeOptions(t *testing.T) {
 		"none":       {},
 		"empty":      {options: &anypb.Any{}},
 		"CRI's":      {options: marshal(&runtimeoptions.Options{ConfigPath: "/c"}), want: RuntimeOptions{ConfigPath: "/c"}},
-		"runc's":     {options: marshal(&runcoptions.Options{BinaryName: "crun"})},
+		"runc's":     {options: marshal(&runcoptions.Options{BinaryName: "crun", ShimCgroup: "/s"}), want: RuntimeOptions{ShimCgroup: "/s"}},
 		"with host":  {options: &anypb.Any{TypeUrl: "type.googleapis.com/runtimeoptions.v1.Options"}},
 		"unknown":    {options: &anypb.Any{TypeUrl: "some.Options"}, fails: true},
 		"not theirs": {options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}, fails: true},
@@ -107,7 +107,7 @@ func TestDecodeOptions(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || got.ConfigPath != test.want.ConfigPath {
+			if err != nil || got.ConfigPath != test.want.ConfigPath || got.ShimCgroup != test.want.ShimCgroup {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})

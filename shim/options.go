@@ -14,10 +14,11 @@ import (
 type RuntimeOptions struct {
 	ConfigPath string // a configuration file, in place of the default one
 	ConfigBody []byte // the text of one, used if there is no path
+	ShimCgroup string // the cgroup in which the server runs; empty: containerd's own
 }
 
 // decodeOptions reads the options of a task. CRI sends runtimeoptions.v1.Options for a runtime that it does not know;
-// ctr and nerdctl send runc's, of which nothing applies to a microVM. Any other type is an invalid argument.
+// ctr and nerdctl send runc's, of which the cgroup of the shim applies to a microVM. Any other type is an invalid argument.
 func decodeOptions(options *anypb.Any) (RuntimeOptions, error) {
 	if options.GetTypeUrl() == "" {
 		return RuntimeOptions{}, nil
@@ -34,7 +35,7 @@ func decodeOptions(options *anypb.Any) (RuntimeOptions, error) {
 		if err := proto.Unmarshal(options.GetValue(), &runc); err != nil {
 			return RuntimeOptions{}, fmt.Errorf("runtime options %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
 		}
-		return RuntimeOptions{}, nil
+		return RuntimeOptions{ShimCgroup: runc.GetShimCgroup()}, nil
 	}
 	return RuntimeOptions{}, fmt.Errorf("runtime options of type %q are not known: use %s or %s: %w", options.GetTypeUrl(),
 		proto.MessageName(&cri), proto.MessageName(&runc), errdefs.ErrInvalidArgument)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/cgroup"
 )
 
 // Annotations by which CRI says what a container is in a pod.
@@ -35,7 +36,8 @@ func (c command) start(stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if _, err := decodeOptions(input.options); err != nil {
+	options, err := decodeOptions(input.options)
+	if err != nil {
 		return err
 	}
 	annotations, err := readAnnotations(c.bundle)
@@ -56,7 +58,7 @@ func (c command) start(stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	switch err := c.startServer(path); {
+	switch err := c.startServer(path, options); {
 	case errors.Is(err, errServed):
 	case err != nil:
 		return err
@@ -90,7 +92,7 @@ func readAnnotations(bundle string) (map[string]string, error) {
 }
 
 // startServer listens on path and starts a server for it, whose identity is in the bundle when this returns.
-func (c command) startServer(path string) (err error) {
+func (c command) startServer(path string, options RuntimeOptions) (err error) {
 	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("shim socket: %w", err)
@@ -119,7 +121,7 @@ func (c command) startServer(path string) (err error) {
 	server.Dir = c.bundle
 	server.ExtraFiles = []*os.File{socket} // becomes descriptor socketDescriptor
 	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := server.Start(); err != nil {
+	if err := startInCgroup(server, options.ShimCgroup); err != nil {
 		return fmt.Errorf("start server: %w", err)
 	}
 	defer func() {
@@ -134,6 +136,18 @@ func (c command) startServer(path string) (err error) {
 	}
 	raiseOOMScore(server.Process.Pid)
 	return writeServerRecord(c.bundle, serverRecord{process, path})
+}
+
+// startInCgroup starts a command in a cgroup that is there already, or for an empty path in this process's own.
+func startInCgroup(cmd *exec.Cmd, path string) error {
+	if path == "" {
+		return cmd.Start()
+	}
+	place, err := cgroup.ThisHost().Load(path)
+	if err != nil {
+		return fmt.Errorf("the runtime options' shim_cgroup: %w", err)
+	}
+	return place.Start(cmd)
 }
 
 // raiseOOMScore lets the host kill a shim before it kills containerd, from which the shim inherits its score. Where that is not

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/cgroup"
 )
 
 // asShim in the environment makes the test binary the shim's binary, over a runtime in memory.
@@ -70,9 +72,9 @@ func newBundle(t *testing.T, spec string) string {
 }
 
 // startShim runs `start` and returns the path of the socket. The server is ended by `delete` after the test.
-func startShim(t *testing.T, bundle, id string) string {
+func startShim(t *testing.T, bundle, id, stdin string) string {
 	t.Helper()
-	stdout, stderr, err := call(t, bundle, nil, identity(bundle, id, "start")...)
+	stdout, stderr, err := call(t, bundle, []byte(stdin), identity(bundle, id, "start")...)
 	if err != nil || stderr != "" {
 		t.Fatalf("start: %v: %s", err, stderr)
 	}
@@ -101,7 +103,7 @@ func dial(t *testing.T, path string) taskapi.TTRPCTaskService {
 
 func TestStartServeDelete(t *testing.T) {
 	bundle := newBundle(t, "{}")
-	path := startShim(t, bundle, "c1")
+	path := startShim(t, bundle, "c1", "")
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v %v", info, err)
 	}
@@ -187,14 +189,14 @@ func TestStartReplacesStaleSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close() // leaves the file
-	if got := startShim(t, bundle, "c1"); got != path || !served(path) {
+	if got := startShim(t, bundle, "c1", ""); got != path || !served(path) {
 		t.Errorf("%s is not served", got)
 	}
 }
 
 func TestShutdownEndsTheServer(t *testing.T) {
 	bundle := newBundle(t, "{}")
-	path := startShim(t, bundle, "c1")
+	path := startShim(t, bundle, "c1", "")
 	record, err := readServerRecord(bundle)
 	if err != nil {
 		t.Fatal(err)
@@ -235,6 +237,43 @@ func TestShutdownEndsTheServer(t *testing.T) {
 	}
 }
 
+// inCgroup is the stdin of a start with runc's option for the shim's cgroup.
+func inCgroup(path string) string {
+	options, _ := marshalAny(&runcoptions.Options{ShimCgroup: path}) // fails for no such message
+	stdin, _ := proto.Marshal(options)
+	return string(stdin)
+}
+
+// TestStartInShimCgroup asks for a cgroup that is there.
+func TestStartInShimCgroup(t *testing.T) {
+	host, path := cgroup.ThisHost(), fmt.Sprintf("/limpet-shim-%d", os.Getpid())
+	if err := host.Make(path, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	place, err := host.Locate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the server's end
+		if err := cgroup.Remove(context.Background(), place.Directories()); err != nil {
+			t.Error(err)
+		}
+	})
+	bundle := newBundle(t, "{}")
+	startShim(t, bundle, "c1", inCgroup(path))
+	record, err := readServerRecord(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memberships, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", record.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if joined := strings.Count(string(memberships), ":"+path+"\n"); joined == 0 {
+		t.Errorf("the server is elsewhere:\n%s", memberships)
+	}
+}
+
 func TestStartRefuses(t *testing.T) {
 	member := `{"annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"gone"}}`
 	for name, test := range map[string]struct {
@@ -245,6 +284,7 @@ func TestStartRefuses(t *testing.T) {
 		"broken spec":     {spec: "{", says: "config.json"},
 		"unknown options": {spec: "{}", stdin: "\n\x06some.X", says: "some.X"},
 		"no sandbox":      {spec: member, says: "sandbox gone"},
+		"no such cgroup":  {spec: "{}", stdin: inCgroup("/limpet-none"), says: "/limpet-none"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bundle := newBundle(t, test.spec)

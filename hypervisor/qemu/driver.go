@@ -171,7 +171,7 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 	command := exec.Command(p.qemu, arguments(p.config, p.accelerator, restore)...)
 	command.Stdout = console
 	command.ExtraFiles = []*os.File{monitorFD - 3: theirs, memoryFD - 3: memory}
-	process, err := child.Start("qemu", command)
+	process, err := child.Start("qemu", command, p.config.Cgroup)
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, errors.Join(err, ours.Close(), memory.Close())
 	}

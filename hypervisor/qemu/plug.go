@@ -134,7 +134,7 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	if share.Tag == "" || len(share.Tag) > maxTag {
 		return nil, fmt.Errorf("tag %q: not of 1 to %d bytes: %w", share.Tag, maxTag, errdefs.ErrInvalidArgument)
 	}
-	daemon, connection, err := startVirtiofsd(ctx, m.plan.virtiofsd, share.Dir, m.plan.config.Dir, share.ID)
+	daemon, connection, err := m.plan.startVirtiofsd(ctx, share)
 	if err != nil {
 		return nil, err
 	}

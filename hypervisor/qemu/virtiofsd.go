@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/internal/child"
 )
 
@@ -110,11 +111,11 @@ func openFilesLimit() (uint64, error) {
 
 // startVirtiofsd serves share. It returns the daemon and a connection to it, which is the caller's to close. The daemon gets a
 // socket that listens already, so there is nothing to wait for; the socket's name is gone once it is connected.
-func startVirtiofsd(ctx context.Context, program, share, dir, id string) (daemon *child.Child, connection *os.File, err error) {
-	if info, err := os.Stat(share); err != nil || !info.IsDir() {
-		return nil, nil, fmt.Errorf("share %s: not a directory: %w", share, errors.Join(err, errdefs.ErrInvalidArgument))
+func (p *plan) startVirtiofsd(ctx context.Context, share hypervisor.Share) (daemon *child.Child, connection *os.File, err error) {
+	if info, err := os.Stat(share.Dir); err != nil || !info.IsDir() {
+		return nil, nil, fmt.Errorf("share %s: not a directory: %w", share.Dir, errors.Join(err, errdefs.ErrInvalidArgument))
 	}
-	kind, err := detectVirtiofsd(ctx, program)
+	kind, err := detectVirtiofsd(ctx, p.virtiofsd)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,14 +123,14 @@ func startVirtiofsd(ctx context.Context, program, share, dir, id string) (daemon
 	if err != nil {
 		return nil, nil, err
 	}
-	listening, connection, err := listenAndConnect(filepath.Join(dir, id+".sock"))
+	listening, connection, err := listenAndConnect(filepath.Join(p.config.Dir, share.ID+".sock"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the socket of virtiofsd: %w", err)
 	}
 	defer func() { err = errors.Join(err, listening.Close()) }()
-	command := exec.Command(program, virtiofsdArguments(kind, share, openFiles)...)
+	command := exec.Command(p.virtiofsd, virtiofsdArguments(kind, share.Dir, openFiles)...)
 	command.ExtraFiles = []*os.File{listening}
-	daemon, err = child.Start("virtiofsd", command)
+	daemon, err = child.Start("virtiofsd", command, p.config.Cgroup)
 	if err != nil {
 		return nil, nil, errors.Join(err, connection.Close())
 	}

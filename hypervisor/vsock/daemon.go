@@ -63,7 +63,7 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on the session port: %w", err)
 	}
-	daemon, control, err := startDaemon(ctx, program, options.Dir, cid)
+	daemon, control, err := startDaemon(ctx, program, options, cid)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -108,15 +108,15 @@ func daemonArguments(cid uint32, dir string) []string {
 var errDaemonEnded = errors.New("it has ended")
 
 // startDaemon runs the daemon and connects to its control socket, on which it waits for the machine monitor.
-func startDaemon(ctx context.Context, program, dir string, cid uint32) (*child.Child, *os.File, error) {
+func startDaemon(ctx context.Context, program string, options Options, cid uint32) (*child.Child, *os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
 	defer cancel()
-	appearance, err := watchDirectory(dir)
+	appearance, err := watchDirectory(options.Dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer appearance.close()
-	daemon, err := child.Start("vhost-device-vsock", exec.Command(program, daemonArguments(cid, dir)...))
+	daemon, err := child.Start("vhost-device-vsock", exec.Command(program, daemonArguments(cid, options.Dir)...), options.Cgroup)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -132,7 +132,7 @@ func startDaemon(ctx context.Context, program, dir string, cid uint32) (*child.C
 	err = appearance.await(ctx, controlSocket)
 	var control *os.File
 	if err == nil {
-		control, err = connectControl(ctx, filepath.Join(dir, controlSocket))
+		control, err = connectControl(ctx, filepath.Join(options.Dir, controlSocket))
 	}
 	if err != nil {
 		err = daemon.Explain(fmt.Errorf("connect to the daemon: %w", err))

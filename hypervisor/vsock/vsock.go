@@ -49,7 +49,9 @@ type Options struct {
 	Daemon string
 	// SessionPortBase plus the guest's CID is the port that Accept listens on.
 	SessionPortBase uint32
-	Logger          *slog.Logger
+	// Cgroup is where the daemon runs.
+	Cgroup hypervisor.Cgroup
+	Logger *slog.Logger
 }
 
 // Device is the host's half of one guest's vsock device. Its methods are safe for concurrent use.

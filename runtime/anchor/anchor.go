@@ -35,6 +35,7 @@ type Options struct {
 	// NetNS is the path of the network namespace to join. Empty: a new one if NewNetNS, else the caller's.
 	NetNS    string
 	NewNetNS bool
+	Cgroup   hypervisor.Cgroup // where it is counted
 }
 
 // Anchor is a running anchor. Its starter must Stop it.
@@ -59,7 +60,7 @@ func Start(ctx context.Context, options Options) (*Anchor, error) {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	}
 	anchor := &Anchor{cmd: cmd, exited: make(chan struct{})}
-	err = hypervisor.StartBound(cmd, func() {
+	err = hypervisor.StartBound(cmd, options.Cgroup, func() {
 		_ = cmd.Wait() // it ends by being killed; how is of no interest
 		close(anchor.exited)
 	})

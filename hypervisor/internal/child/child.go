@@ -37,15 +37,15 @@ type Child struct {
 	reaped bool // the pid may be somebody else's
 }
 
-// Start runs the command. Its standard error is kept in memory.
-func Start(name string, cmd *exec.Cmd) (*Child, error) {
+// Start runs the command in the cgroup. Its standard error is kept in memory.
+func Start(name string, cmd *exec.Cmd, cgroup hypervisor.Cgroup) (*Child, error) {
 	c := &Child{cmd: cmd, log: NewTail(logSize), done: make(chan struct{})}
 	cmd.Stderr = c.log
 	cmd.WaitDelay = drainTime
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at our terminal is not for it
 	described := make(chan struct{})
 	defer close(described)
-	err := hypervisor.StartBound(cmd, func() {
+	err := hypervisor.StartBound(cmd, cgroup, func() {
 		<-described
 		c.wait()
 	})

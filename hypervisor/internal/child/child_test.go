@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	}
 	command := exec.Command("sleep", "1000")
 	command.Stdout = os.Stdout // as a sign of life
-	if _, err := Start("orphan", command); err != nil {
+	if _, err := Start("orphan", command, hypervisor.Cgroup{}); err != nil {
 		os.Exit(1)
 	}
 	fmt.Println("started")
@@ -60,7 +60,7 @@ func TestEnd(t *testing.T) {
 		{"failure", "echo one >&2; echo two >&2; exit 3", []string{"it broke", "failure ended: exit status 3", "failure said: one\ntwo"}},
 		{"success", "exit 0", []string{"it broke", "success ended: exit status 0"}},
 	} {
-		c, err := Start(test.name, exec.Command("sh", "-c", test.script))
+		c, err := Start(test.name, exec.Command("sh", "-c", test.script), hypervisor.Cgroup{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestEnd(t *testing.T) {
 
 // TestKill ends a program with what it forked: the pipe of its error output would stay open otherwise.
 func TestKill(t *testing.T) {
-	c, err := Start("sleepers", exec.Command("sh", "-c", "sleep 1000 & sleep 1000"))
+	c, err := Start("sleepers", exec.Command("sh", "-c", "sleep 1000 & sleep 1000"), hypervisor.Cgroup{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestKill(t *testing.T) {
 }
 
 func TestStartError(t *testing.T) {
-	if _, err := Start("nothing", exec.Command("/nonexistent")); err == nil || !strings.Contains(err.Error(), "start nothing") {
+	if _, err := Start("nothing", exec.Command("/nonexistent"), hypervisor.Cgroup{}); err == nil || !strings.Contains(err.Error(), "start nothing") {
 		t.Errorf("got %v", err)
 	}
 }
