@@ -18,6 +18,7 @@ package hypervisor
 
 import (
 	"context"
+	"net"
 	"os"
 )
 
@@ -75,7 +76,7 @@ type Machine interface {
 	Console() string
 }
 
-// Device is something that can be plugged: Vsock or Share. Its identifier is unique in the machine: a letter, then up to 31
+// Device is something that can be plugged: Vsock, Share or NIC. Its identifier is unique in the machine: a letter, then up to 31
 // letters, digits, '-', '_' or '.'.
 type Device interface{ DeviceID() string }
 
@@ -111,6 +112,17 @@ type Share struct {
 	Tag string // what the guest mounts, at most 36 bytes
 	Dir string
 }
+
+// NIC is a network card.
+type NIC struct {
+	ID  string
+	MAC net.HardwareAddr
+	// Tap is an open tap whose packets have the header of virtio-net. It stays the caller's; the machine monitor gets a duplicate.
+	Tap *os.File
+}
+
+// DeviceID implements Device.
+func (n NIC) DeviceID() string { return n.ID }
 
 // DeviceID implements Device.
 func (v Vsock) DeviceID() string { return v.ID }

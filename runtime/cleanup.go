@@ -18,7 +18,8 @@ import (
 // cleanupTimeout is how long Cleanup takes at most: containerd kills its caller after 5 seconds.
 const cleanupTimeout = 4 * time.Second
 
-// Cleanup removes what the sandbox of a bundle left on the host when its shim was killed: processes, mounts, files. It needs no
+// Cleanup removes what the sandbox of a bundle left on the host when its shim was killed: processes, mounts, files, what
+// is attached to network interfaces. It needs no
 // configuration and may be called again; where nothing is left it does nothing. It takes no more than 4 seconds.
 func Cleanup(ctx context.Context, bundle string) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
@@ -60,6 +61,9 @@ func cleanupState(ctx context.Context, path string) error {
 	for _, container := range left.Containers {
 		if container.Anchor != nil {
 			errs = append(errs, endGroup(ctx, *container.Anchor))
+		}
+		if container.Network != nil {
+			errs = append(errs, container.Network.cleanup())
 		}
 	}
 	// The share's binds hold the containers' rootfs, so they go first.

@@ -55,6 +55,7 @@ type Container struct {
 	anchor  *anchor.Anchor // set before the container is active
 	log     *slog.Logger
 	undo    undo
+	first   bool // of the sandbox: the sandbox's network is this container's
 
 	mu    sync.Mutex // guards also the states of the container's processes
 	life  lifecycle[containerState]

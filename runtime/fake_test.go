@@ -44,6 +44,8 @@ type fakeMachine struct {
 	ended   chan struct{}
 	why     error
 	console string
+	// plug, if set, is what plugging comes to.
+	plug func(hypervisor.Device) error
 	// accelerator is what it claims to run under.
 	accelerator hypervisor.Accelerator
 }
@@ -55,6 +57,13 @@ func (m *fakeMachine) end(why error) {
 		m.why = why
 		close(m.ended)
 	})
+}
+
+func (m *fakeMachine) Plug(_ context.Context, device hypervisor.Device) error {
+	if m.plug == nil {
+		return nil
+	}
+	return m.plug(device)
 }
 
 func (m *fakeMachine) Wait(context.Context) error      { <-m.ended; return m.why }

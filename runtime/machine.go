@@ -14,6 +14,7 @@ import (
 type Machine interface {
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
+	Plug(ctx context.Context, device hypervisor.Device) error
 	Processes() []hypervisor.Process
 	Console() string
 	Accelerator() hypervisor.Accelerator

@@ -153,6 +153,11 @@ func (p *Process) run(ctx context.Context, size *protocol.Size) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if p.isInit() {
+		if err := p.container.connect(ctx); err != nil {
+			return fmt.Errorf("connect its network: %w", err)
+		}
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	var callErr error
 	group.Go(func() error {

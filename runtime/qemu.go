@@ -61,8 +61,11 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 		driver := qemu.New(qemu.Options{Path: plan.config.Hypervisor.Path, Virtiofsd: plan.config.Virtiofs.Daemon, Logger: plan.logger})
 		machine, err = driver.Boot(ctx, hypervisor.Config{
 			Name: plan.name, Dir: plan.dir.vm(), Kernel: plan.config.Kernel, Initrd: plan.config.Image,
-			Cmdline: []string{"quiet"}, // every line on an emulated serial port takes time; a panic is printed all the same
-			VCPUs:   plan.config.VM.VCPUs, MemoryMiB: plan.config.VM.MemoryMiB,
+			Cmdline: []string{
+				"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
+				"dummy.numdummies=0", // else there is a network interface that nobody asked for
+			},
+			VCPUs: plan.config.VM.VCPUs, MemoryMiB: plan.config.VM.MemoryMiB,
 			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
 		})
 		return err

@@ -72,6 +72,7 @@ type Sandbox struct {
 	why        error                 // of the machine's end
 	stopping   chan struct{}         // closed when the Stop under way has ended
 	containers map[string]*Container // also those still being created
+	claimed    bool                  // there was a container
 	processes  map[uint64]*Process   // by request id
 }
 
@@ -290,6 +291,8 @@ func (s *Sandbox) claimContainer(c *Container) error {
 	if s.containers[c.id] != nil {
 		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrAlreadyExists)
 	}
+	c.first = !s.claimed
+	s.claimed = true
 	s.containers[c.id] = c
 	s.processes[c.init.request] = c.init
 	return nil

@@ -45,6 +45,8 @@ type containerRecord struct {
 	// Rootfs is where containerd's mounts were put, to be taken away again. Empty: there were none.
 	Rootfs string              `json:"rootfs"`
 	Anchor *hypervisor.Process `json:"anchor,omitempty"`
+	// Network is set before anything is done to a namespace that others own.
+	Network *networkRecord `json:"network,omitempty"`
 }
 
 // stateDir is a sandbox's directory on the host. Its lock is held as long as the sandbox's shim lives, so that a directory

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent"
 	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/agent/machine"
+	"github.com/limpet-run/limpet/guest/agent/network"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -74,7 +75,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		Dial: func(context.Context) (net.Conn, error) {
 			return vsock.Dial(protocol.HostCID, protocol.SessionPortBase+cid, nil)
 		},
-		Machine: clock{},
+		Machine: hardware{},
 		Containers: container.Options{
 			Reaper: children, Streams: server, Logger: logger, Dir: bundles, CgroupRoot: machine.CgroupRoot, Share: share,
 			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, share) },
@@ -95,8 +96,11 @@ func isHost(address net.Addr) bool {
 	return ok && peer.ContextID == protocol.HostCID
 }
 
-// clock is the machine's clock and random number generator.
-type clock struct{}
+// hardware is the machine's clock, random number generator and network cards.
+type hardware struct{}
 
-func (clock) SetClock(unixNano int64) error { return machine.SetClock(unixNano) }
-func (clock) Reseed(entropy []byte) error   { return machine.Reseed(entropy) }
+func (hardware) SetClock(unixNano int64) error { return machine.SetClock(unixNano) }
+func (hardware) Reseed(entropy []byte) error   { return machine.Reseed(entropy) }
+func (hardware) ConfigureNetwork(ctx context.Context, m protocol.Network) error {
+	return network.Configure(ctx, m, machine.Await)
+}

@@ -44,6 +44,7 @@ const (
 type Machine interface {
 	SetClock(unixNano int64) error
 	Reseed(entropy []byte) error
+	ConfigureNetwork(ctx context.Context, m protocol.Network) error
 }
 
 // Options are what an agent needs of its surroundings.

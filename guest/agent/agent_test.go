@@ -19,12 +19,17 @@ import (
 
 // fakeMachine records what is done to it.
 type fakeMachine struct {
-	clock   int64
-	entropy string
+	clock      int64
+	entropy    string
+	interfaces []protocol.Interface
 }
 
 func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
 func (m *fakeMachine) Reseed(entropy []byte) error   { m.entropy = string(entropy); return nil }
+func (m *fakeMachine) ConfigureNetwork(_ context.Context, n protocol.Network) error {
+	m.interfaces = append(m.interfaces, n.Interfaces...)
+	return nil
+}
 
 // fixture is an agent that dials the test.
 type fixture struct {
@@ -191,8 +196,12 @@ func TestCommandsAreDoneOnce(t *testing.T) {
 	if in := h.call(3, prepare); !errdefs.IsAlreadyExists(in.Error) {
 		t.Errorf("another call id: %+v", in)
 	}
-	if in := h.call(4, protocol.Network{Config: []byte("{}")}); !errdefs.IsNotImplemented(in.Error) {
+	if in := h.call(4, protocol.Plug{Device: "d"}); !errdefs.IsNotImplemented(in.Error) {
 		t.Errorf("not served: %+v", in)
+	}
+	network := protocol.Network{Interfaces: []protocol.Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", MTU: 1500}}}
+	if in := h.call(7, network); in.Error != nil || len(f.machine.interfaces) != 1 {
+		t.Errorf("network: %+v, the machine got %+v", in, f.machine.interfaces)
 	}
 	if in := h.call(5, protocol.Signal{RequestID: 7, Signal: 15}); !errdefs.IsNotFound(in.Error) {
 		t.Errorf("signal to nobody: %+v", in)

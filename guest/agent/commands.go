@@ -96,6 +96,8 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 		return done(a.containers.Pause(ctx, m))
 	case protocol.Resume:
 		return done(a.containers.Resume(ctx, m))
+	case protocol.Network:
+		return done(a.options.Machine.ConfigureNetwork(ctx, m))
 	}
 	return answer{err: fmt.Errorf("command %s: %w", protocol.HostMessages.Name(message), errdefs.ErrNotImplemented)}
 }

@@ -60,6 +60,9 @@ func FuzzHostMessage(f *testing.F) {
 	seedMessages(f, "host_message")
 	f.Add([]byte(`{"type":"run","request_id":1,"command":[],"env":[],"spec":{"a":[1]},"streams":{"stdin":"` +
 		`00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"},"size":{"cols":80,"rows":24}}`))
+	f.Add([]byte(`{"type":"network","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1500,"addresses":["10.4.0.2/24",` +
+		`"fd00::2/64"]}],"routes":[{"interface":"eth0","destination":"0.0.0.0/0","gateway":"10.4.0.1","on_link":true,"metric":7}],` +
+		`"neighbors":[{"interface":"eth0","address":"fd00::1","mac":"02:00:00:00:00:02"}],"sysctls":[["net.ipv4.ip_forward","1"]]}`))
 	fuzzRecode(f, recode(HostMessages))
 }
 

@@ -110,11 +110,6 @@ type Update struct {
 	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources
 }
 
-// Network configures the guest's network interfaces.
-type Network struct {
-	Config json.RawMessage `json:"config"`
-}
-
 // Mount mounts a file system in the guest.
 type Mount struct {
 	Source  string   `json:"source"`

@@ -2,13 +2,14 @@ package qemu
 
 import (
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/limpet-run/limpet/hypervisor"
 )
 
-// ports is the number of PCI Express ports that devices can be plugged into: one for vsock, one for the file share, two to spare
-// (network, disks). Each costs 15 ms of an emulated boot.
+// ports is the number of PCI Express ports that devices can be plugged into: one for vsock, one for the file share, two for
+// network cards or disks. Each costs 15 ms of an emulated boot.
 const ports = 4
 
 // The files that QEMU inherits, by their numbers in its process.
@@ -94,9 +95,11 @@ func kernelParameters(accelerator hypervisor.Accelerator) []string {
 // escape makes a text fit for a value in QEMU's comma-separated options.
 func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
-// device is what plugging takes: the chardev to a vhost-user daemon, if there is one, and device_add's arguments.
+// device is what plugging takes: the chardev to a vhost-user daemon or the netdev of a network card, if there is one, and
+// device_add's arguments.
 type device struct {
 	chardev   map[string]any
+	netdev    map[string]any
 	arguments map[string]any
 }
 
@@ -116,6 +119,18 @@ func shareDevice(id, port, tag string) device {
 	return device{
 		chardev:   chardev(id),
 		arguments: map[string]any{"driver": "vhost-user-fs-pci", "id": id, "bus": port, "chardev": chardevID(id), "tag": tag},
+	}
+}
+
+// nicDevice plans the plugging of a network card whose tap has been passed under its identifier. It has no program for booting from
+// the network.
+func nicDevice(id, port string, mac net.HardwareAddr) device {
+	netdev := "netdev-" + id
+	return device{
+		netdev: map[string]any{"type": "tap", "id": netdev, "fd": id},
+		arguments: map[string]any{
+			"driver": "virtio-net-pci", "id": id, "bus": port, "netdev": netdev, "mac": mac.String(), "romfile": "",
+		},
 	}
 }
 

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"encoding/json"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func TestDevices(t *testing.T) {
 	for _, test := range []struct {
 		name               string
 		device             device
-		chardev, arguments string
+		backend, arguments string
 	}{
 		{"vsock by the kernel", vsockDevice("d", "port0", 7, false), "null",
 			`{"bus":"port0","driver":"vhost-vsock-pci","guest-cid":7,"id":"d","vhostfd":"d"}`},
@@ -56,11 +57,17 @@ func TestDevices(t *testing.T) {
 			`{"bus":"port1","chardev":"chardev-d","driver":"vhost-user-vsock-pci","id":"d"}`},
 		{"share", shareDevice("d", "port2", "files"), chardev,
 			`{"bus":"port2","chardev":"chardev-d","driver":"vhost-user-fs-pci","id":"d","tag":"files"}`},
+		{"network card", nicDevice("d", "port3", net.HardwareAddr{2, 0, 0, 0, 0, 1}), `{"fd":"d","id":"netdev-d","type":"tap"}`,
+			`{"bus":"port3","driver":"virtio-net-pci","id":"d","mac":"02:00:00:00:00:01","netdev":"netdev-d","romfile":""}`},
 	} {
+		backend := test.device.chardev
+		if test.device.netdev != nil {
+			backend = test.device.netdev
+		}
 		for _, part := range []struct {
 			got  map[string]any
 			want string
-		}{{test.device.chardev, test.chardev}, {test.device.arguments, test.arguments}} {
+		}{{backend, test.backend}, {test.device.arguments, test.arguments}} {
 			if text, err := json.Marshal(part.got); err != nil || string(text) != part.want {
 				t.Errorf("%s: got %s, want %s", test.name, text, part.want)
 			}

@@ -90,6 +90,8 @@ func (m *machine) plug(ctx context.Context, device hypervisor.Device) error {
 		plugged, err = m.plugVsock(ctx, port, device)
 	case hypervisor.Share:
 		plugged, err = m.plugShare(ctx, port, device)
+	case hypervisor.NIC:
+		plugged, err = m.plugNIC(ctx, port, device)
 	default:
 		err = fmt.Errorf("a device of type %T: %w", device, errdefs.ErrNotImplemented)
 	}
@@ -150,6 +152,14 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	return plugged, nil
 }
 
+func (m *machine) plugNIC(ctx context.Context, port string, nic hypervisor.NIC) (*pluggedDevice, error) {
+	plan := nicDevice(nic.ID, port, nic.MAC)
+	if err := m.addDevice(ctx, nic.ID, nic.Tap, plan); err != nil {
+		return nil, err
+	}
+	return &pluggedDevice{device: plan, port: port}, nil
+}
+
 // guard ends the machine when the daemon of a device has ended by itself: the guest would wait for its answers for ever.
 func (m *machine) guard(plugged *pluggedDevice) {
 	<-plugged.daemon.Done()
@@ -174,25 +184,36 @@ func (m *machine) addDevice(ctx context.Context, id string, file *os.File, plan 
 	if err := m.monitor.passFile(ctx, id, file); err != nil {
 		return err
 	}
-	if plan.chardev == nil {
-		return m.monitor.execute(ctx, "device_add", plan.arguments)
-	}
-	if err := m.monitor.execute(ctx, "chardev-add", plan.chardev); err != nil {
+	if err := m.addBackend(ctx, plan); err != nil {
 		return err
 	}
 	if err := m.monitor.execute(ctx, "device_add", plan.arguments); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return errors.Join(err, m.removeChardev(ctx, plan))
+		return errors.Join(err, m.removeBackend(ctx, plan))
 	}
 	return nil
 }
 
-func (m *machine) removeChardev(ctx context.Context, plan device) error {
-	if plan.chardev == nil {
-		return nil
+// addBackend adds the part of a device that the guest does not see.
+func (m *machine) addBackend(ctx context.Context, plan device) error {
+	switch {
+	case plan.chardev != nil:
+		return m.monitor.execute(ctx, "chardev-add", plan.chardev)
+	case plan.netdev != nil:
+		return m.monitor.execute(ctx, "netdev_add", plan.netdev)
 	}
-	return m.monitor.execute(ctx, "chardev-remove", map[string]any{"id": plan.chardev["id"]})
+	return nil
+}
+
+func (m *machine) removeBackend(ctx context.Context, plan device) error {
+	switch {
+	case plan.chardev != nil:
+		return m.monitor.execute(ctx, "chardev-remove", map[string]any{"id": plan.chardev["id"]})
+	case plan.netdev != nil:
+		return m.monitor.execute(ctx, "netdev_del", map[string]any{"id": plan.netdev["id"]})
+	}
+	return nil
 }
 
 // Unplug implements hypervisor.Machine.
@@ -229,7 +250,7 @@ func (m *machine) unplug(ctx context.Context, id string) error {
 	if event.Name != "DEVICE_DELETED" {
 		return fmt.Errorf("the guest refused: %w", errdefs.ErrFailedPrecondition)
 	}
-	err = m.removeChardev(ctx, plugged.device)
+	err = m.removeBackend(ctx, plugged.device)
 	plugged.end()
 	m.mu.Lock()
 	defer m.mu.Unlock()

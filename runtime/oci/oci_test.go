@@ -17,11 +17,12 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // golden is what a plan is compared with.
 type golden struct {
-	Binds    []Bind
-	NetNS    string
-	NewNetNS bool
-	Dropped  []string
-	Spec     *specs.Spec
+	Binds      []Bind
+	NetNS      string
+	NewNetNS   bool
+	NetSysctls map[string]string
+	Dropped    []string
+	Spec       *specs.Spec
 }
 
 // TestPlanGolden plans each testdata/NAME/config.json and compares with testdata/NAME/plan.json.
@@ -44,7 +45,7 @@ func TestPlanGolden(t *testing.T) {
 			if !reflect.DeepEqual(spec, before) {
 				t.Error("the bundle's configuration was changed")
 			}
-			got, err := json.MarshalIndent(golden{plan.Binds, plan.NetNS, plan.NewNetNS, plan.Dropped, plan.Spec}, "", "  ")
+			got, err := json.MarshalIndent(golden{plan.Binds, plan.NetNS, plan.NewNetNS, plan.NetSysctls, plan.Dropped, plan.Spec}, "", "  ")
 			if err != nil {
 				t.Fatal(err)
 			}

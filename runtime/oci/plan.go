@@ -3,9 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -22,6 +20,9 @@ type Plan struct {
 	// host's.
 	NetNS    string
 	NewNetNS bool
+	// NetSysctls are the parameters of the network that the container asks for, by name. They are not in the guest's configuration,
+	// which has no network namespace.
+	NetSysctls map[string]string
 	// Dropped names what the guest is not told because it says something about the host only, for the log.
 	Dropped []string
 }
@@ -65,8 +66,9 @@ func TranslateProcess(process *specs.Process) {
 	process.SelinuxLabel = ""
 }
 
-// namespaces decides about each namespace. The guest's network is the sandbox's own, so a container's network namespace stays on
-// the host, for the anchor. The others are made anew in the guest; the host's cannot be had there.
+// namespaces decides about each namespace. A container's network namespace stays on the host, for the anchor: what is in it is
+// extended into the guest, whose own network is that of all its containers. The other namespaces are made anew in the guest; the
+// host's cannot be had there.
 func (p *Plan) namespaces(Options) error {
 	linux := p.Spec.Linux
 	found := map[specs.LinuxNamespaceType]bool{}
@@ -98,12 +100,13 @@ func (p *Plan) namespaces(Options) error {
 	return nil
 }
 
-// sysctls takes out those of the network: they belong to a network namespace, and the guest's configuration has none.
+// sysctls takes out those of the network: they belong to the sandbox's network, which a container only shares.
 func (p *Plan) sysctls() {
-	for _, name := range slices.Sorted(maps.Keys(p.Spec.Linux.Sysctl)) {
-		if strings.HasPrefix(name, "net.") {
+	p.NetSysctls = map[string]string{}
+	for name, value := range p.Spec.Linux.Sysctl {
+		if strings.HasPrefix(name, "net.") || strings.HasPrefix(name, "net/") {
 			delete(p.Spec.Linux.Sysctl, name)
-			p.drop("sysctl " + name)
+			p.NetSysctls[name] = value
 		}
 	}
 }
