@@ -3,7 +3,7 @@
 // A machine is always made the same way: it comes into being paused and bare (CPU, memory, kernel, initramfs; no identity),
 // by Boot or by Restore of a saved template; then its identity devices are plugged; then it is resumed.
 //
-//	             Plug, Save              Plug, Unplug
+//	             Plug, Save              Plug, Unplug, ResizeMemory
 //	               ┌──┐                     ┌──┐
 //	Boot ───────▶ ┌┴──▼────┐    Resume    ┌─┴──▼────┐
 //	Restore ────▶ │ paused │ ───────────▶ │ running │
@@ -12,8 +12,9 @@
 //	                  └──────▶ stopped ◀───────┘    Stop, or the machine ended by itself; Wait tells
 //
 // A call that the machine's state does not allow fails with errdefs.ErrFailedPrecondition and changes nothing. Unplug needs a
-// running guest, because the guest lets go of the device. Pause is for the making of templates and needs a machine from which the
-// devices of vhost-user daemons have been unplugged; Save needs one without any identity device.
+// running guest, because the guest lets go of the device; so does ResizeMemory. Pause is for the making of templates and needs a machine from which the
+// devices of vhost-user daemons have been unplugged; Save needs one without any identity device and
+// with the memory that it started with.
 package hypervisor
 
 import (
@@ -32,11 +33,18 @@ type Config struct {
 	Kernel      string   // path of an uncompressed vmlinux with a PVH entry
 	Initrd      string   // path of the initramfs
 	Cmdline     []string // kernel parameters, after those that the driver's machine needs (console, reset, randomness)
-	VCPUs       int
+	VCPUs       int      // processors that the guest's kernel starts by itself
 	MemoryMiB   int
 	Accelerator Accelerator
 	Cgroup      Cgroup // where the machine monitor and the daemons of devices run
+	// MaxVCPUs is how many processors the machine has; the guest is to start those beyond VCPUs when they are needed. MaxMemoryMiB is
+	// how far ResizeMemory can go. What is less than the machine starts with counts as that.
+	MaxVCPUs     int
+	MaxMemoryMiB int
 }
+
+// MemoryStepMiB is the unit in which memory is added to a machine: what a Linux guest on x86 makes usable at once (a memory block).
+const MemoryStepMiB = 128
 
 // Driver makes machines.
 type Driver interface {
@@ -55,6 +63,11 @@ type Machine interface {
 	Plug(ctx context.Context, device Device) error
 	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.
 	Unplug(ctx context.Context, id string) error
+	// ResizeMemory adds memory to what the machine started with, or takes some of it back: added is what there is to be of it, in MiB, a
+	// multiple of MemoryStepMiB between 0 and what the configuration leaves room for (else errdefs.ErrInvalidArgument). It does not wait
+	// for the guest, which takes what is added some milliseconds later, and gives back what it can do without. The first addition
+	// takes a device's port (errdefs.ErrResourceExhausted: none is free).
+	ResizeMemory(ctx context.Context, added int) error
 	// Pause stops the guest's processors. With a device that a vhost-user daemon serves it fails (errdefs.ErrFailedPrecondition): what
 	// the guest told such a daemon at that moment can be lost, and the device hangs after Resume.
 	Pause(ctx context.Context) error

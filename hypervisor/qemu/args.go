@@ -9,7 +9,7 @@ import (
 )
 
 // ports is the number of PCI Express ports that devices can be plugged into: one for vsock, one for the file share, two for
-// network cards or disks. Each costs 15 ms of an emulated boot.
+// network cards, disks, or memory. Each costs 15 ms of an emulated boot.
 const ports = 4
 
 // The files that QEMU inherits, by their numbers in its process.
@@ -33,13 +33,13 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 		"-bios", "qboot.rom",
 		"-accel", string(accelerator),
 		"-cpu", processor(accelerator),
-		"-smp", fmt.Sprint(config.VCPUs),
-		"-m", fmt.Sprintf("%dM", config.MemoryMiB),
+		"-smp", fmt.Sprint(max(config.VCPUs, config.MaxVCPUs)),
+		"-m", memorySize(config),
 		// Memory is a file of ours, shared: vhost-user daemons map it, and Save reads it.
 		"-object", fmt.Sprintf("memory-backend-file,id=memory,share=on,size=%dM,mem-path=/proc/self/fd/%d", config.MemoryMiB, memoryFD),
 		"-kernel", config.Kernel,
 		"-initrd", config.Initrd,
-		"-append", strings.Join(append(kernelParameters(accelerator), config.Cmdline...), " "),
+		"-append", strings.Join(append(kernelParameters(config.VCPUs, accelerator), config.Cmdline...), " "),
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD), "-mon", "chardev=monitor,mode=control",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		// Daemons are our processes, so QEMU never has a reason to start or to become anything.
@@ -64,25 +64,43 @@ const firstPortSlot = 1
 func port(i int) string { return fmt.Sprintf("port%d", i) }
 
 // processor is the -cpu of an accelerator. TCG's has rdrand, which the guest's first randomness comes from (random.trust_cpu), and
-// goes without "fast" string operations: TCG runs rep movsb byte by byte, and copies are four times faster by other means.
+// goes without "fast" string operations: TCG runs rep movsb byte by byte, and copies are four times faster by other means. Nor has it
+// monitor and mwait, with which a processor that the guest stops would spin on the host.
 func processor(accelerator hypervisor.Accelerator) string {
 	if accelerator == hypervisor.AcceleratorKVM {
 		return "host"
 	}
-	return "max,-erms,-fsrm"
+	return "max,-erms,-fsrm,-monitor"
+}
+
+// memorySize is the -m: what there is from the start, and up to where addresses are kept for what is added.
+func memorySize(config hypervisor.Config) string {
+	size := fmt.Sprintf("%dM", config.MemoryMiB)
+	if config.MaxMemoryMiB > config.MemoryMiB {
+		size += fmt.Sprintf(",maxmem=%dM", config.MaxMemoryMiB)
+	}
+	return size
 }
 
 // kernelParameters are those that belong to this machine and its command line.
-func kernelParameters(accelerator hypervisor.Accelerator) []string {
+func kernelParameters(vcpus int, accelerator hypervisor.Accelerator) []string {
 	parameters := []string{
 		"console=ttyS0",
 		"panic=-1", "reboot=t", // a panic ends the machine at once, by a triple fault: there is no i8042 to reset it
 		"random.trust_cpu=on", // else the first getrandom waits a second
 		"pcie_ports=compat",   // the ports need no services, as hot-plug is ACPI's; probing for them takes time
+		// The kernel starts these processors, the agent the others. To plug processors into the running machine is no way: without KVM
+		// the kernel takes itself for hardware, where none are to come.
+		fmt.Sprintf("maxcpus=%d", vcpus),
+		// Memory that is added is put to use at once, most of it such that it can be given back.
+		"memhp_default_state=online", "memory_hotplug.online_policy=auto-movable",
 	}
 	if accelerator == hypervisor.AcceleratorTCG {
 		parameters = append(parameters,
 			"clearcpuid=rep_good", // see processor
+			// Cycles in a tick (4 ms) of a processor with 4 GHz. The kernel would measure it on each processor that it starts later, for
+			// two seconds. It is for short waits only, which on a slower host become longer.
+			"lpj=16000000",
 			// TCG drops its translations of a page's code when the guest writes there, but does not see virtiofsd write. Without
 			// this, a page that held code and is then filled with another program from the share runs the old code now and then.
 			// The guest writes zeroes into a page before its next use.

@@ -23,17 +23,19 @@ const (
 
 // description is what has to be equal for a state to fit a machine.
 type description struct {
-	Kernel      string                 `json:"kernel"`
-	Initrd      string                 `json:"initrd"`
-	Cmdline     []string               `json:"cmdline"`
-	VCPUs       int                    `json:"vcpus"`
-	MemoryMiB   int                    `json:"memory_mib"`
-	Accelerator hypervisor.Accelerator `json:"accelerator"`
+	Kernel       string                 `json:"kernel"`
+	Initrd       string                 `json:"initrd"`
+	Cmdline      []string               `json:"cmdline"`
+	VCPUs        int                    `json:"vcpus"`
+	MemoryMiB    int                    `json:"memory_mib"`
+	MaxVCPUs     int                    `json:"max_vcpus"`
+	MaxMemoryMiB int                    `json:"max_memory_mib"`
+	Accelerator  hypervisor.Accelerator `json:"accelerator"`
 }
 
 func (p *plan) describe() description {
 	c := p.config
-	return description{c.Kernel, c.Initrd, c.Cmdline, c.VCPUs, c.MemoryMiB, p.accelerator}
+	return description{c.Kernel, c.Initrd, c.Cmdline, c.VCPUs, c.MemoryMiB, c.MaxVCPUs, c.MaxMemoryMiB, p.accelerator}
 }
 
 // Save implements hypervisor.Machine.

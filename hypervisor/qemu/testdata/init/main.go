@@ -4,13 +4,17 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/machine"
 )
 
 // portBase plus the guest's CID is the host's port.
@@ -104,6 +108,8 @@ func do(verb, argument string) (string, error) {
 		return "ok", os.WriteFile(argument, []byte("of the guest"), 0o600)
 	case "label":
 		return "ok", unix.Setxattr(argument, "user.limpet", []byte("1"), 0)
+	case "processors", "memory":
+		return "ok", use(verb, argument)
 	case "listen":
 		return "ok", listen()
 	case "die":
@@ -112,6 +118,18 @@ func do(verb, argument string) (string, error) {
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
 	return "", fmt.Errorf("unknown: %s", verb)
+}
+
+// use puts to use that many processors, or that many bytes of added memory.
+func use(what, amount string) error {
+	number, err := strconv.ParseUint(amount, 10, 64)
+	if err != nil {
+		return err
+	}
+	if what == "memory" {
+		return machine.AwaitMemory(context.Background(), number)
+	}
+	return machine.UseProcessors(number)
 }
 
 // listen echoes one line of one connection to port 8000.
