@@ -96,11 +96,17 @@ func isHost(address net.Addr) bool {
 	return ok && peer.ContextID == protocol.HostCID
 }
 
-// hardware is the machine's clock, random number generator and network cards.
+// hardware is the machine's clock, random number generator, network cards, processors and memory.
 type hardware struct{}
 
-func (hardware) SetClock(unixNano int64) error { return machine.SetClock(unixNano) }
-func (hardware) Reseed(entropy []byte) error   { return machine.Reseed(entropy) }
+func (hardware) SetClock(unixNano int64) error    { return machine.SetClock(unixNano) }
+func (hardware) Reseed(entropy []byte) error      { return machine.Reseed(entropy) }
+func (hardware) UseProcessors(count uint64) error { return machine.UseProcessors(count) }
+
+func (hardware) AwaitMemory(ctx context.Context, bytes uint64) error {
+	return machine.AwaitMemory(ctx, bytes)
+}
+
 func (hardware) ConfigureNetwork(ctx context.Context, m protocol.Network) error {
 	return network.Configure(ctx, m, machine.Await)
 }

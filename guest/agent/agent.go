@@ -45,6 +45,10 @@ type Machine interface {
 	SetClock(unixNano int64) error
 	Reseed(entropy []byte) error
 	ConfigureNetwork(ctx context.Context, m protocol.Network) error
+	// UseProcessors starts processors until at least that many run.
+	UseProcessors(count uint64) error
+	// AwaitMemory waits until at least that many bytes have been added to the machine's memory.
+	AwaitMemory(ctx context.Context, bytes uint64) error
 }
 
 // Options are what an agent needs of its surroundings.

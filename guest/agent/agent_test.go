@@ -19,15 +19,23 @@ import (
 
 // fakeMachine records what is done to it.
 type fakeMachine struct {
-	clock      int64
-	entropy    string
-	interfaces []protocol.Interface
+	clock              int64
+	entropy            string
+	interfaces         []protocol.Interface
+	processors, memory uint64
 }
 
 func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
 func (m *fakeMachine) Reseed(entropy []byte) error   { m.entropy = string(entropy); return nil }
 func (m *fakeMachine) ConfigureNetwork(_ context.Context, n protocol.Network) error {
 	m.interfaces = append(m.interfaces, n.Interfaces...)
+	return nil
+}
+
+func (m *fakeMachine) UseProcessors(count uint64) error { m.processors = count; return nil }
+
+func (m *fakeMachine) AwaitMemory(_ context.Context, bytes uint64) error {
+	m.memory = bytes
 	return nil
 }
 
@@ -208,6 +216,22 @@ func TestCommandsAreDoneOnce(t *testing.T) {
 	}
 	if in := h.call(6, protocol.Prepare{ContainerID: "../c", Rootfs: "c/rootfs"}); !errdefs.IsInvalidArgument(in.Error) {
 		t.Errorf("bad id: %+v", in)
+	}
+}
+
+func TestPlug(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	for _, plug := range []protocol.Plug{{Device: protocol.PlugProcessors, Amount: 4}, {Device: protocol.PlugMemory, Amount: 1 << 30}} {
+		if in := h.call(uint64(2+len(plug.Device)), plug); in.Error != nil {
+			t.Errorf("%+v: %v", plug, in.Error)
+		}
+	}
+	if f.machine.processors != 4 || f.machine.memory != 1<<30 {
+		t.Errorf("machine %+v", f.machine)
+	}
+	if in := h.call(99, protocol.Plug{Device: "plug"}); !errdefs.IsNotImplemented(in.Error) {
+		t.Errorf("something unknown: %+v", in)
 	}
 }
 

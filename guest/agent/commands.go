@@ -98,8 +98,23 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 		return done(a.containers.Resume(ctx, m))
 	case protocol.Network:
 		return done(a.options.Machine.ConfigureNetwork(ctx, m))
+	case protocol.Update:
+		return done(a.containers.Update(ctx, m))
+	case protocol.Plug:
+		return done(a.plug(ctx, m))
 	}
 	return answer{err: fmt.Errorf("command %s: %w", protocol.HostMessages.Name(message), errdefs.ErrNotImplemented)}
+}
+
+// plug puts to use what was plugged into the machine.
+func (a *Agent) plug(ctx context.Context, m protocol.Plug) error {
+	switch m.Device {
+	case protocol.PlugProcessors:
+		return a.options.Machine.UseProcessors(m.Amount)
+	case protocol.PlugMemory:
+		return a.options.Machine.AwaitMemory(ctx, m.Amount)
+	}
+	return fmt.Errorf("plug %q: %w", m.Device, errdefs.ErrNotImplemented)
 }
 
 func done(err error) answer { return answer{protocol.OK{}, err} }

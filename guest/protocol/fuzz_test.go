@@ -70,6 +70,9 @@ func FuzzGuestMessage(f *testing.F) {
 	seedMessages(f, "guest_message")
 	f.Add([]byte(`{"type":"hello","agent_version":"1","protocol_version":1,"boot_id":"b","cid":3,"last_ack":0}`))
 	f.Add([]byte(`{"type":"pid_list","pids":[{"pid":1,"request_id":7},{"pid":2}]}`))
+	f.Add([]byte(`{"type":"stats_report","memory_current":4096,"cpu_usage_nanos":1000,"pids_current":1,"memory_max":8192,` +
+		`"memory_stat":[["anon",1],["file",2]],"memory_events":[["oom_kill",1]],"cpu_stat":[["usage_usec",1]],` +
+		`"io_stat":[{"major":8,"minor":0,"counters":[["rbytes",1]]}]}`))
 	fuzzRecode(f, recode(GuestMessages))
 }
 

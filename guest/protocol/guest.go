@@ -84,11 +84,40 @@ type ProcessInfo struct {
 	RequestID uint64 `json:"request_id,omitzero" wire:"default"` // 0: not started by the host
 }
 
-// StatsReport answers Stats.
+// Limits of what a StatsReport has. The kernel's longest list, memory.stat, has some 60 counters; a list of devices has those that the
+// container did input or output on.
+const (
+	MaxCounters  = 256
+	MaxIODevices = 256
+)
+
+// StatsReport answers Stats. A container that has not been started reports zeroes.
 type StatsReport struct {
 	MemoryCurrent uint64 `json:"memory_current"`  // bytes
 	CPUUsageNanos uint64 `json:"cpu_usage_nanos"` // nanoseconds
 	PidsCurrent   uint64 `json:"pids_current"`
+
+	// The control group's files of these names (cgroup v2), as they are. A limit is absent if there is none.
+	MemoryMax    *uint64   `json:"memory_max,omitzero" wire:"option"`
+	MemoryPeak   uint64    `json:"memory_peak,omitzero" wire:"default"`
+	MemoryStat   []Counter `json:"memory_stat,omitzero" wire:"default"`
+	MemoryEvents []Counter `json:"memory_events,omitzero" wire:"default"`
+	CPUStat      []Counter `json:"cpu_stat,omitzero" wire:"default"`
+	PidsMax      *uint64   `json:"pids_max,omitzero" wire:"option"`
+	IOStat       []IOStat  `json:"io_stat,omitzero" wire:"default"`
+}
+
+// Counter is one of the numbers of a control group, in JSON an array of its name and its value.
+type Counter struct {
+	Name  string
+	Value uint64
+}
+
+// IOStat is what a container did with one block device.
+type IOStat struct {
+	Major    uint64    `json:"major"`
+	Minor    uint64    `json:"minor"`
+	Counters []Counter `json:"counters"`
 }
 
 // Progress tells how far a long command is.

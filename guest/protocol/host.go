@@ -104,10 +104,10 @@ type Resume struct {
 	ContainerID string `json:"container_id"`
 }
 
-// Update changes the resource limits of a container.
+// Update changes the resource limits of a container that runs or is paused. On error they are as before.
 type Update struct {
 	ContainerID string          `json:"container_id"`
-	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources
+	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources: all that the container has, also what does not change
 }
 
 // Mount mounts a file system in the guest.
@@ -123,9 +123,18 @@ type Unmount struct {
 	Target string `json:"target"`
 }
 
-// Plug waits until a device that the host plugged is usable.
+// What Plug can wait for.
+const (
+	// PlugProcessors are the machine's processors; the amount is how many are to run, at least.
+	PlugProcessors = "processors"
+	// PlugMemory is the memory that was added to what the machine started with; the amount is in bytes, at least.
+	PlugMemory = "memory"
+)
+
+// Plug puts to use what the host plugged, and waits until it can be used.
 type Plug struct {
 	Device string `json:"device"`
+	Amount uint64 `json:"amount,omitzero" wire:"default"` // how much of it there is to be in all
 }
 
 // SetClock sets the guest's clock to the host's: nanoseconds since the Unix epoch.

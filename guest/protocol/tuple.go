@@ -21,8 +21,9 @@ type Share struct {
 	ReadOnly bool
 }
 
-func (Pair) tuple()  {}
-func (Share) tuple() {}
+func (Pair) tuple()    {}
+func (Share) tuple()   {}
+func (Counter) tuple() {}
 
 // MarshalJSONTo writes the pair as an array.
 func (p Pair) MarshalJSONTo(enc *jsontext.Encoder) error {
@@ -32,4 +33,9 @@ func (p Pair) MarshalJSONTo(enc *jsontext.Encoder) error {
 // MarshalJSONTo writes the share as an array.
 func (s Share) MarshalJSONTo(enc *jsontext.Encoder) error {
 	return json.MarshalEncode(enc, [...]any{s.Tag, s.Target, s.ReadOnly})
+}
+
+// MarshalJSONTo writes the counter as an array.
+func (c Counter) MarshalJSONTo(enc *jsontext.Encoder) error {
+	return json.MarshalEncode(enc, [...]any{c.Name, c.Value})
 }

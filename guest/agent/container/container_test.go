@@ -241,7 +241,7 @@ func TestPauseResumePidsStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	report, err := h.set.Stats(protocol.Stats{ContainerID: "c"})
-	if err != nil {
+	if err != nil || report.CPUUsageNanos == 0 {
 		t.Errorf("stats %+v, %v", report, err)
 	}
 	if err := h.set.Signal(protocol.Signal{RequestID: k.id, Signal: 9}); err != nil {

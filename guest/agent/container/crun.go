@@ -14,6 +14,7 @@ import (
 	"time"
 
 	runc "github.com/containerd/go-runc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
@@ -90,16 +91,35 @@ func (c *crun) run(ctx context.Context, l launch, console consoleSocket, pidFile
 		}
 		err = runtime.Exec(ctx, l.container.id, process, options)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("start %s: crun: %w", l.process.Args[0], ctx.Err())
+	}
+	return fmt.Errorf("start %s: crun: %w", l.process.Args[0], explain(ctx, err, log))
+}
+
+// update changes the limits of a container that runs.
+func (c *crun) update(ctx context.Context, target *Container, resources *specs.LinuxResources) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	log := filepath.Join(target.dir, "update.log")
+	defer os.Remove(log)
+	runtime := runc.Runc{Command: c.path, Root: target.stateDir(), Log: log, LogFormat: runc.JSON}
+	err := runtime.Update(ctx, target.id, resources)
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("crun: %w", explain(ctx, err, log))
+}
+
+// explain returns the reason of crun's failure: that it had no more time, or what it said last.
+func explain(ctx context.Context, err error, log string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if said := lastError(log); said != "" {
-		err = errors.New(said)
+		return errors.New(said)
 	}
-	return fmt.Errorf("start %s: crun: %w", l.process.Args[0], err)
+	return err
 }
 
 // lastError is the last error in crun's log: lines of JSON.

@@ -55,22 +55,6 @@ func (s *Set) Pids(m protocol.ListPids) (protocol.PidList, error) {
 	return list, nil
 }
 
-// Stats reads a container's resource use from its control group. What no controller counts is 0.
-func (s *Set) Stats(m protocol.Stats) (protocol.StatsReport, error) {
-	c, err := s.container(m.ContainerID)
-	if err != nil {
-		return protocol.StatsReport{}, fmt.Errorf("stats: %w", err)
-	}
-	micros, err := c.cgroup.keyed("cpu.stat", "usage_usec")
-	if err != nil {
-		return protocol.StatsReport{}, fmt.Errorf("stats of container %s: %w: %w", c.id, err, errdefs.ErrNotFound)
-	}
-	report := protocol.StatsReport{CPUUsageNanos: micros * 1000}
-	report.MemoryCurrent, _ = c.cgroup.number("memory.current")
-	report.PidsCurrent, _ = c.cgroup.number("pids.current")
-	return report, nil
-}
-
 // Pause freezes a container. A process that is being started would freeze halfway, so none may be.
 func (s *Set) Pause(ctx context.Context, m protocol.Pause) error {
 	return s.freeze(ctx, "pause", m.ContainerID, running, paused)

@@ -49,7 +49,7 @@ type Set struct {
 	Options
 	streams  Streams
 	reporter Reporter
-	crun     starter
+	crun     *crun
 	native   starter
 
 	mounting sync.Mutex // held while the share is mounted: whoever needs it has to wait anyway
