@@ -57,9 +57,13 @@ type Container struct {
 	undo    undo
 	first   bool // of the sandbox: the sandbox's network is this container's
 
-	mu    sync.Mutex // guards also the states of the container's processes
-	life  lifecycle[containerState]
-	execs map[string]*Process
+	updating chan struct{} // held while its limits are changed
+
+	mu        sync.Mutex // guards also the states of the container's processes
+	life      lifecycle[containerState]
+	execs     map[string]*Process
+	resources *specs.LinuxResources // its limits as the host knows them
+	lastStats *Stats
 }
 
 // CreateContainer makes a container, whose init process is not yet started. On error everything is undone.
@@ -103,6 +107,8 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 		log:   s.log.With("container", options.ID),
 		life:  lifecycle[containerState]{containerCreating, containerMoves},
 		execs: map[string]*Process{},
+
+		updating: make(chan struct{}, 1), resources: spec.Linux.Resources,
 	}
 	c.init = newProcess(c, "", plan.Spec.Process, options.IO)
 	if err := s.claimContainer(c); err != nil {

@@ -56,8 +56,13 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 		return err
 	}
 	done()
-	// The guest looks at the rootfs while the host side is made.
+	c.enlist()
+	// The guest looks at the rootfs, and the machine grows, while the host side is made.
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer times.stage("size")()
+		return c.sandbox.grow(ctx)
+	})
 	group.Go(func() error {
 		defer times.stage("prepare")()
 		return c.prepareGuest(ctx)

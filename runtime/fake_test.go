@@ -46,6 +46,8 @@ type fakeMachine struct {
 	console string
 	// plug, if set, is what plugging comes to.
 	plug func(hypervisor.Device) error
+	added   []int // what ResizeMemory was asked for
+	refuse  error // of ResizeMemory
 	// accelerator is what it claims to run under.
 	accelerator hypervisor.Accelerator
 }
@@ -70,6 +72,14 @@ func (m *fakeMachine) Wait(context.Context) error      { <-m.ended; return m.why
 func (m *fakeMachine) Stop(ctx context.Context) error  { m.end(nil); return ctx.Err() }
 func (m *fakeMachine) Processes() []hypervisor.Process { return nil }
 func (m *fakeMachine) Console() string                 { return m.console }
+
+func (m *fakeMachine) ResizeMemory(_ context.Context, added int) error {
+	if m.refuse != nil {
+		return m.refuse
+	}
+	m.added = append(m.added, added)
+	return nil
+}
 
 func (m *fakeMachine) Accelerator() hypervisor.Accelerator { return m.accelerator }
 

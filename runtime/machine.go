@@ -15,6 +15,7 @@ type Machine interface {
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Plug(ctx context.Context, device hypervisor.Device) error
+	ResizeMemory(ctx context.Context, added int) error
 	Processes() []hypervisor.Process
 	Console() string
 	Accelerator() hypervisor.Accelerator
@@ -34,6 +35,7 @@ type machinePlan struct {
 	name   string
 	config config.Config
 	cgroup hypervisor.Cgroup
+	frame  frame
 	dir    *stateDir
 	events events
 	log    *slog.Logger // names the sandbox

@@ -65,7 +65,8 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 				"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
 				"dummy.numdummies=0", // else there is a network interface that nobody asked for
 			},
-			VCPUs: plan.config.VM.VCPUs, MemoryMiB: plan.config.VM.MemoryMiB,
+			VCPUs: plan.frame.vcpus, MemoryMiB: plan.frame.memory,
+			MaxVCPUs: plan.frame.maxVCPUs, MaxMemoryMiB: plan.frame.maxMemory,
 			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
 		})
 		return err

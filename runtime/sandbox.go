@@ -67,6 +67,10 @@ type Sandbox struct {
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
 
+	frame    frame
+	resizing chan struct{} // held while the machine is resized
+	size     size          // the machine's, by resizing
+
 	mu         sync.Mutex
 	life       lifecycle[sandboxState]
 	why        error                 // of the machine's end
@@ -74,6 +78,7 @@ type Sandbox struct {
 	containers map[string]*Container // also those still being created
 	claimed    bool                  // there was a container
 	processes  map[uint64]*Process   // by request id
+	demands    map[*Container]demand // what each asks of the machine
 }
 
 // NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet. On error
@@ -90,6 +95,8 @@ func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*S
 		life:       lifecycle[sandboxState]{sandboxCreating, sandboxMoves},
 		containers: map[string]*Container{},
 		processes:  map[uint64]*Process{},
+		demands:    map[*Container]demand{},
+		resizing:   make(chan struct{}, 1),
 	}
 	times := newTrace()
 	if err := s.start(ctx, options, start, times); err != nil {
@@ -113,6 +120,10 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	if err != nil {
 		return err
 	}
+	if s.frame, err = hostFrame(configuration.VM); err != nil {
+		return err
+	}
+	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
 	s.dir, err = createStateDir(ctx, configuration.StateDir, s.namespace, s.id, options.Bundle)
 	if err != nil {
@@ -134,7 +145,8 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		"the guest did not come up, or this host is too slow for that time", boot))
 	defer cancel()
 	plan := machinePlan{
-		name: s.id, config: configuration, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log, logger: options.Logger, times: times,
+		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		logger: options.Logger, times: times,
 	}
 	if err := s.boot(ctx, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.

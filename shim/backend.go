@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
@@ -42,6 +43,8 @@ type Container interface {
 	Pids() []runtime.Pid
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Stats(ctx context.Context) (runtime.Stats, error)
+	Update(ctx context.Context, resources *specs.LinuxResources) error
 	Delete(ctx context.Context) (runtime.ExitStatus, error)
 }
 

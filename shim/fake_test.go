@@ -13,6 +13,7 @@ import (
 	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/limpet-run/limpet/runtime"
@@ -102,6 +103,9 @@ type fakeContainer struct {
 	state      runtime.State
 	execs      []*fakeProcess
 	failDelete error
+	stats      runtime.Stats
+	failUpdate error
+	updates    []*specs.LinuxResources
 }
 
 func (c *fakeContainer) Init() Process { return c.init }
@@ -140,6 +144,13 @@ func (c *fakeContainer) set(state runtime.State) error {
 
 func (c *fakeContainer) Pause(context.Context) error  { return c.set(runtime.StatePaused) }
 func (c *fakeContainer) Resume(context.Context) error { return c.set(runtime.StateRunning) }
+
+func (c *fakeContainer) Stats(context.Context) (runtime.Stats, error) { return c.stats, nil }
+
+func (c *fakeContainer) Update(_ context.Context, resources *specs.LinuxResources) error {
+	c.updates = append(c.updates, resources)
+	return c.failUpdate
+}
 
 func (c *fakeContainer) Delete(ctx context.Context) (runtime.ExitStatus, error) {
 	c.mu.Lock()

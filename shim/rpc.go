@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/containerd/cgroups/v3"
 	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -264,10 +265,37 @@ func (r rpcs) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*empt
 	return nil, fmt.Errorf("checkpoint of a container: %w", errdefs.ErrNotImplemented)
 }
 
-func (r rpcs) Update(context.Context, *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return nil, fmt.Errorf("update of a container's resources: %w", errdefs.ErrNotImplemented)
+func (r rpcs) Update(ctx context.Context, request *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	ctx, cancel := detach(ctx, guestTimeout)
+	defer cancel()
+	task, err := r.task(request.ID)
+	if err != nil {
+		return nil, err
+	}
+	resources, err := decodeResources(request.Resources)
+	if err != nil {
+		return nil, fmt.Errorf("update container %s: %w", request.ID, err)
+	}
+	if err := task.container.Update(ctx, resources); err != nil {
+		return nil, err
+	}
+	return nothing, nil
 }
 
-func (r rpcs) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	return nil, fmt.Errorf("metrics of a container: %w", errdefs.ErrNotImplemented)
+func (r rpcs) Stats(ctx context.Context, request *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
+	defer cancel()
+	task, err := r.task(request.ID)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := task.container.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := marshalAny(metricsOf(stats, cgroups.Mode()))
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StatsResponse{Stats: metrics}, nil
 }

@@ -49,8 +49,10 @@ type Virtiofs struct {
 
 // VM is the size of a sandbox's machine.
 type VM struct {
-	VCPUs     int `toml:"vcpus"`
-	MemoryMiB int `toml:"memory_mib"`
+	VCPUs        int `toml:"vcpus"`
+	MemoryMiB    int `toml:"memory_mib"`
+	MaxVCPUs     int `toml:"max_vcpus"`
+	MaxMemoryMiB int `toml:"max_memory_mib"`
 }
 
 // Timeouts bounds what limpet waits for.

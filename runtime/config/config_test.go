@@ -79,7 +79,7 @@ func TestLoadErrors(t *testing.T) {
 		{"accelerator", "[hypervisor]\naccelerator = 'xen'\n", []string{"hypervisor.accelerator", `"xen"`, "auto, kvm, tcg"}},
 		{"backend", "[vsock]\nbackend = ''\n", []string{"vsock.backend", `""`, "auto, kernel, daemon"}},
 		{"memory", "[vm]\nmemory_mib = 64\n", []string{"vm.memory_mib", "64", "at least 96"}},
-		{"no CPU", "[vm]\nvcpus = 0\n", []string{"vm.vcpus", "1 to 255"}},
+		{"no CPU", "[vm]\nvcpus = 0\n", []string{"vm.vcpus", "1 to 64"}},
 		{"relative path", "kernel = 'vmlinux'\n", []string{`"kernel"`, `"vmlinux"`, "absolute"}},
 		{"long state_dir", "state_dir = '/" + strings.Repeat("x", 60) + "'\n", []string{"state_dir", "56 bytes"}},
 		{"time span", "[timeouts]\nboot = 'soon'\n", []string{"timeouts.boot", "soon"}},
@@ -125,7 +125,7 @@ func TestWithAnnotations(t *testing.T) {
 	}{
 		{"none", base, nil, base.VM, ""},
 		{"not ours", base, map[string]string{"io.kubernetes.cri.sandbox-id": "x"}, base.VM, ""},
-		{"both", base, map[string]string{AnnotationVCPUs: "4", AnnotationMemory: "512"}, VM{4, 512}, ""},
+		{"both", base, map[string]string{AnnotationVCPUs: "4", AnnotationMemory: "512"}, VM{VCPUs: 4, MemoryMiB: 512}, ""},
 		{"not a number", base, map[string]string{AnnotationVCPUs: "many"}, VM{}, "whole number"},
 		{"too small", base, map[string]string{AnnotationMemory: "16"}, VM{}, "at least 96"},
 		{"unknown", base, map[string]string{"io.limpet.memroy": "512"}, VM{}, "not known"},

@@ -12,8 +12,10 @@ const (
 	// MinMemoryMiB is what a guest needs to be of use. Measured: kernel, unpacked image (it lives in memory), agent and one crun
 	// take 40 MiB; 96 leave more than 50 to the container.
 	MinMemoryMiB = 96
-	// maxVCPUs is what a q35 machine has without interrupt remapping.
-	maxVCPUs = 255
+	// MaxVCPUs is how many processors the guest's kernel can have (CONFIG_NR_CPUS).
+	MaxVCPUs = 64
+	// MaxMemoryMiB leaves half of the addresses that an emulated processor has (40 bits) to devices.
+	MaxMemoryMiB = 512 << 10
 	// maxStateDir leaves room for "/<16 hex digits>/vsock/" and a socket's name in the 108 bytes of a unix socket's path.
 	maxStateDir = 56
 )
@@ -34,10 +36,14 @@ func (c *Config) validate() error {
 		return invalid("hypervisor.path", "", "a program's path or name")
 	case c.Vsock.Daemon == "":
 		return invalid("vsock.daemon", "", "a program's path or name")
-	case c.VM.VCPUs < 1 || c.VM.VCPUs > maxVCPUs:
-		return invalid("vm.vcpus", c.VM.VCPUs, fmt.Sprintf("1 to %d", maxVCPUs))
+	case c.VM.VCPUs < 1 || c.VM.VCPUs > MaxVCPUs:
+		return invalid("vm.vcpus", c.VM.VCPUs, fmt.Sprintf("1 to %d", MaxVCPUs))
 	case c.VM.MemoryMiB < MinMemoryMiB:
 		return invalid("vm.memory_mib", c.VM.MemoryMiB, fmt.Sprintf("at least %d, the minimum that the guest needs", MinMemoryMiB))
+	case c.VM.MaxVCPUs < 0 || c.VM.MaxVCPUs > MaxVCPUs:
+		return invalid("vm.max_vcpus", c.VM.MaxVCPUs, fmt.Sprintf("0 to %d", MaxVCPUs))
+	case c.VM.MaxMemoryMiB < 0 || c.VM.MaxMemoryMiB > MaxMemoryMiB:
+		return invalid("vm.max_memory_mib", c.VM.MaxMemoryMiB, fmt.Sprintf("0 to %d", MaxMemoryMiB))
 	case time.Duration(c.Timeouts.Boot) <= 0:
 		return invalid("timeouts.boot", time.Duration(c.Timeouts.Boot), "more than 0")
 	}

@@ -50,7 +50,9 @@ func NewPlan(spec *specs.Spec, options Options) (*Plan, error) {
 	}
 	plan.sysctls()
 	plan.hooks()
-	plan.resources()
+	resources, dropped := GuestResources(guest.Linux.Resources)
+	guest.Linux.Resources = resources
+	plan.Dropped = append(plan.Dropped, dropped...)
 
 	guest.Root.Path = path.Join(options.GuestDir, "rootfs")
 	guest.Linux.CgroupsPath = "/limpet/" + options.ContainerID
@@ -121,38 +123,6 @@ func (p *Plan) hooks() {
 	if len(hooks.CreateContainer) > 0 || len(hooks.StartContainer) > 0 {
 		p.Spec.Hooks = &specs.Hooks{CreateContainer: hooks.CreateContainer, StartContainer: hooks.StartContainer}
 	}
-}
-
-// resources leaves the limits that mean the same in the guest's cgroup v2. Numbers of the host's processors, memory nodes and
-// block devices do not; what only cgroup v1 has is not there.
-func (p *Plan) resources() {
-	resources := p.Spec.Linux.Resources
-	if resources == nil {
-		return
-	}
-	if memory := resources.Memory; memory != nil {
-		resources.Memory = &specs.LinuxMemory{Limit: memory.Limit, Reservation: memory.Reservation, Swap: memory.Swap}
-	}
-	if cpu := resources.CPU; cpu != nil {
-		if cpu.Cpus != "" || cpu.Mems != "" {
-			p.drop("cpuset of the host's processors")
-		}
-		resources.CPU = &specs.LinuxCPU{Shares: cpu.Shares, Quota: cpu.Quota, Burst: cpu.Burst, Period: cpu.Period, Idle: cpu.Idle}
-	}
-	for _, field := range []struct {
-		name string
-		set  bool
-	}{
-		{"limits of block devices", resources.BlockIO != nil},
-		{"limits of huge pages", len(resources.HugepageLimits) > 0},
-		{"network classes and priorities", resources.Network != nil},
-		{"limits of RDMA", len(resources.Rdma) > 0},
-	} {
-		if field.set {
-			p.drop(field.name)
-		}
-	}
-	resources.BlockIO, resources.HugepageLimits, resources.Network, resources.Rdma = nil, nil, nil, nil
 }
 
 func (p *Plan) drop(what string) { p.Dropped = append(p.Dropped, what) }
