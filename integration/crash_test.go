@@ -41,8 +41,8 @@ func (s *scope) prompt(what string, since time.Time) {
 	}
 }
 
-// joined starts a container in the sandbox of another one.
-func (c container) joined() container {
+// asSandbox lets further containers join the sandbox of this one: `ctr ... --sandbox` with its id.
+func (c container) asSandbox() {
 	c.Helper()
 	_, err := daemon.Sandboxes.Create(daemon.Context(c.ctx), &sandbox.StoreCreateRequest{
 		Sandbox: &types.Sandbox{SandboxID: c.id, Runtime: &types.Sandbox_Runtime{Name: runtime}},
@@ -54,6 +54,12 @@ func (c container) joined() container {
 			c.Error(err)
 		}
 	})
+}
+
+// joined starts a container in the sandbox of another one.
+func (c container) joined() container {
+	c.Helper()
+	c.asSandbox()
 	return c.sleeper("--sandbox", c.id)
 }
 

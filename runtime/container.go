@@ -97,7 +97,9 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := oci.NewPlan(spec, oci.Options{ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID)})
+	plan, err := oci.NewPlan(spec, oci.Options{
+		ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID), HasMountsBelow: hasMountsBelow,
+	})
 	if err != nil {
 		return nil, err
 	}

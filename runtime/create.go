@@ -144,7 +144,9 @@ func shareBind(bind oci.Bind, target string) error {
 	if err != nil {
 		return err
 	}
-	return bindMount(bind.Source, target, bindOptions{recursive: bind.Recursive, readOnly: bind.ReadOnly, slave: bind.Slave})
+	return bindMount(bind.Source, target, bindOptions{
+		recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
+	})
 }
 
 // prepareGuest lets the agent know of the container.

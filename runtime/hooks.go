@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -55,9 +57,12 @@ func runHook(ctx context.Context, hook specs.Hook, input []byte, dir string) err
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = hookGrace
 	err := cmd.Run()
+	var notStarted *fs.PathError
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil
+	case errors.As(err, &notStarted):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}

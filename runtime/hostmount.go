@@ -16,33 +16,40 @@ import (
 // bindOptions say how a bind mount differs from its source.
 type bindOptions struct {
 	recursive bool
-	readOnly  bool
-	slave     bool // what is mounted below the source later appears here too; otherwise it does not
+	readOnly  bool // the source, and what is mounted below it only if readOnlyBelow
+
+	readOnlyBelow bool
+	slave         bool // what is mounted below the source later appears here too; otherwise it does not
 }
 
 // bindMount binds source on target, which exists and is of the same kind. The mount is made complete before it is attached:
 // attaching copies it into the mount namespaces that follow the target's, and later changes of its flags would not follow.
 func bindMount(source, target string, options bindOptions) error {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	setFlags := uint(unix.AT_EMPTY_PATH)
+	const top, all = unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH | unix.AT_RECURSIVE
 	if options.recursive {
 		flags |= unix.AT_RECURSIVE
-		setFlags |= unix.AT_RECURSIVE
 	}
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
 	if err != nil {
 		return fmt.Errorf("bind %s: %w", source, err)
 	}
 	defer unix.Close(tree)
-	attributes := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	propagation := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	if options.slave {
-		attributes.Propagation = unix.MS_SLAVE
+		propagation.Propagation = unix.MS_SLAVE
+	}
+	if err := unix.MountSetattr(tree, "", all, &propagation); err != nil {
+		return fmt.Errorf("bind %s: set its propagation: %w", source, err)
 	}
 	if options.readOnly {
-		attributes.Attr_set = unix.MOUNT_ATTR_RDONLY
-	}
-	if err := unix.MountSetattr(tree, "", setFlags, &attributes); err != nil {
-		return fmt.Errorf("bind %s: set its flags: %w", source, err)
+		which := uint(top)
+		if options.readOnlyBelow {
+			which = all
+		}
+		if err := unix.MountSetattr(tree, "", which, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("bind %s: make it read-only: %w", source, err)
+		}
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("bind %s on %s: %w", source, target, err)
@@ -101,6 +108,19 @@ func detachBelow(dir string) error {
 		errs = append(errs, detach(target))
 	}
 	return errors.Join(errs...)
+}
+
+// hasMountsBelow tells whether anything is mounted below dir, not on it.
+func hasMountsBelow(dir string) (bool, error) {
+	targets, err := mountsBelow(dir)
+	if err != nil || len(targets) == 0 {
+		return false, err
+	}
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, fmt.Errorf("look for mounts below %s: %w", dir, err)
+	}
+	return slices.ContainsFunc(targets, func(target string) bool { return target != resolved }), nil
 }
 
 // mountsBelow lists the mounts on and below dir in the order in which they were made.

@@ -89,8 +89,14 @@ func createStateDir(ctx context.Context, root, namespace, id, bundle string) (_ 
 	if dir.lock, err = lockState(dir.path); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{shareDir, vmDir, vsockDir} {
-		if err := os.Mkdir(filepath.Join(dir.path, name), 0o700); err != nil {
+	for _, sub := range []struct {
+		name string
+		mode os.FileMode
+	}{
+		// In the guest a user namespace's root, who is nobody there, finds the way to its container.
+		{shareDir, 0o711}, {vmDir, 0o700}, {vsockDir, 0o700},
+	} {
+		if err := os.Mkdir(filepath.Join(dir.path, sub.name), sub.mode); err != nil {
 			return nil, dir.failed("make", err)
 		}
 	}

@@ -18,7 +18,9 @@ type Bind struct {
 	Source      string // absolute, on the host
 	Destination string // in the container, for messages
 	Recursive   bool   // with the mounts below it
-	ReadOnly    bool
+	ReadOnly    bool   // the source; what is mounted below it only if ReadOnlyBelow
+	// ReadOnlyBelow: the mounts below it are read-only too.
+	ReadOnlyBelow bool
 	// Slave: what the host mounts below it later appears in the container.
 	Slave bool
 }
@@ -69,16 +71,36 @@ func (p *Plan) bind(mount *specs.Mount, options Options) error {
 		switch option {
 		case "rbind":
 			bind.Recursive = true
-		case "ro", "rro":
+		case "ro":
 			bind.ReadOnly = true
-		case "rw", "rrw":
+		case "rw":
 			bind.ReadOnly = false
+		case "rro":
+			bind.ReadOnly, bind.ReadOnlyBelow = true, true
+		case "rrw":
+			bind.ReadOnly, bind.ReadOnlyBelow = false, false
 		case "slave", "rslave":
 			bind.Slave = true
 		}
 	}
 	p.Binds = append(p.Binds, bind)
 	mount.Source = path.Join(options.GuestDir, "mounts", bind.Name)
+	return writableBelow(mount, bind, options)
+}
+
+// writableBelow leaves it to the host alone to keep a bind read-only if there are mounts below it that are not: in the guest they
+// become mounts when they are first visited, and would be as read-only as what they are in.
+func writableBelow(mount *specs.Mount, bind Bind, options Options) error {
+	if !bind.ReadOnly || bind.ReadOnlyBelow || !bind.Recursive {
+		return nil
+	}
+	below, err := options.HasMountsBelow(bind.Source)
+	if err != nil {
+		return fmt.Errorf("mount on %s: %w", mount.Destination, err)
+	}
+	if below {
+		mount.Options = slices.DeleteFunc(mount.Options, func(option string) bool { return option == "ro" })
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,7 +39,7 @@ func TestPlanGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, _ := clone(spec)
-			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1"})
+			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,6 +66,9 @@ func TestPlanGolden(t *testing.T) {
 		})
 	}
 }
+
+// mounted stands for a host on which something is mounted below /srv.
+func mounted(dir string) (bool, error) { return dir == "/srv", nil }
 
 func TestLoadErrors(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
@@ -158,6 +162,8 @@ func TestBinds(t *testing.T) {
 		{"no type", specs.Mount{Source: "/srv", Options: []string{"bind"}}, &Bind{Source: "/srv"}},
 		{"relative", specs.Mount{Type: "bind", Source: "data"}, &Bind{Source: "/bundle/data"}},
 		{"read-only", specs.Mount{Type: "bind", Source: "/srv", Options: []string{"ro"}}, &Bind{Source: "/srv", ReadOnly: true}},
+		{"read-only with what is below", specs.Mount{Type: "bind", Source: "/srv", Options: []string{"rbind", "rro"}},
+			&Bind{Source: "/srv", Recursive: true, ReadOnly: true, ReadOnlyBelow: true}},
 		{"last one counts", specs.Mount{Type: "bind", Source: "/srv", Options: []string{"ro", "rw"}}, &Bind{Source: "/srv"}},
 		{"slave", specs.Mount{Type: "bind", Source: "/srv", Options: []string{"rslave"}}, &Bind{Source: "/srv", Slave: true}},
 		{"the kernel's", specs.Mount{Type: "bind", Source: "/sys/fs/cgroup"}, nil},
@@ -169,7 +175,7 @@ func TestBinds(t *testing.T) {
 			spec := minimal()
 			test.mount.Destination = "/data"
 			spec.Mounts = []specs.Mount{test.mount}
-			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1"})
+			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,6 +189,33 @@ func TestBinds(t *testing.T) {
 			test.want.Name, test.want.Destination = "0", "/data"
 			if len(plan.Binds) != 1 || plan.Binds[0] != *test.want || source != "/share/c1/mounts/0" {
 				t.Errorf("got %+v, source %s", plan.Binds, source)
+			}
+		})
+	}
+}
+
+// TestReadOnlyInGuest: the guest makes a bind read-only, too, unless it would do so to mounts below it that are not.
+func TestReadOnlyInGuest(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		source string
+		given  []string
+		want   []string
+	}{
+		{"nothing below", "/data", []string{"rbind", "ro"}, []string{"rbind", "ro"}},
+		{"mounts below", "/srv", []string{"rbind", "nosuid", "ro"}, []string{"rbind", "nosuid"}},
+		{"mounts below, read-only too", "/srv", []string{"rbind", "rro"}, []string{"rbind", "rro"}},
+		{"mounts below are left out", "/srv", []string{"bind", "ro"}, []string{"bind", "ro"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			spec := minimal()
+			spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: test.source, Options: test.given}}
+			plan, err := NewPlan(spec, Options{ContainerID: "c1", GuestDir: "/share/c1", HasMountsBelow: mounted})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := plan.Spec.Mounts[0].Options; !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
 	}

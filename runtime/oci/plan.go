@@ -33,6 +33,9 @@ type Options struct {
 	Bundle      string // the bundle's directory on the host
 	// GuestDir is the container's directory as the guest sees it: "rootfs" and "mounts/<name>" are below it.
 	GuestDir string
+	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
+	// read-only binds.
+	HasMountsBelow func(dir string) (bool, error)
 }
 
 // NewPlan plans a container from its bundle's configuration, which it leaves as it is. What a VM cannot do is refused by name:
