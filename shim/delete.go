@@ -36,11 +36,13 @@ func (c command) delete(ctx context.Context, sandboxes Runtime, stdout io.Writer
 	if err := sandboxes.Cleanup(ctx, c.bundle); err != nil {
 		return fmt.Errorf("clean up after %s: %w", c.id, err)
 	}
-	exit, err := readExitRecord(c.bundle)
-	if err != nil {
-		exit = exitRecord{Code: exitCodeKilled, At: time.Now()}
+	task, err := readTaskRecord(c.bundle)
+	if err != nil || task.Exit == nil {
+		task.Exit = &exitRecord{Code: exitCodeKilled, At: time.Now()}
 	}
-	data, err := proto.Marshal(&taskapi.DeleteResponse{Pid: exit.PID, ExitStatus: exit.Code, ExitedAt: timestamppb.New(exit.At)})
+	data, err := proto.Marshal(&taskapi.DeleteResponse{
+		Pid: task.PID, ExitStatus: task.Exit.Code, ExitedAt: timestamppb.New(task.Exit.At),
+	})
 	if err != nil {
 		return err
 	}

@@ -168,10 +168,12 @@ type fakeProcess struct {
 	io        runtime.IO
 	hook      func(*fakeProcess)
 	failStart error
+	block     chan struct{} // not nil: Start and Kill wait for it
 
 	mu      sync.Mutex
 	started bool
-	signals []uint32
+	signals []string
+	resized int
 	exit    runtime.ExitStatus
 	exited  chan struct{}
 }
@@ -183,6 +185,9 @@ func newFakeProcess(container *fakeContainer, id string, io runtime.IO) *fakePro
 func (p *fakeProcess) PID() int { return 42 }
 
 func (p *fakeProcess) Start(context.Context) error {
+	if p.block != nil {
+		<-p.block
+	}
 	if p.failStart != nil {
 		p.closeIO()
 		return p.failStart
@@ -230,15 +235,26 @@ func (p *fakeProcess) endAlone(exit runtime.ExitStatus) {
 	close(p.exited)
 }
 
-func (p *fakeProcess) Kill(_ context.Context, signal uint32, _ bool) error {
+func (p *fakeProcess) Kill(_ context.Context, signal uint32, all bool) error {
+	if p.block != nil {
+		<-p.block
+	}
 	p.mu.Lock()
-	p.signals = append(p.signals, signal)
+	p.signals = append(p.signals, fmt.Sprint(signal, all))
 	p.mu.Unlock()
+	if signal == 0 {
+		return nil
+	}
 	p.end(runtime.ExitStatus{Code: 128 + signal, At: time.Now()})
 	return nil
 }
 
-func (p *fakeProcess) Resize(context.Context, uint32, uint32) error { return nil }
+func (p *fakeProcess) Resize(context.Context, uint32, uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.resized++
+	return nil
+}
 
 func (p *fakeProcess) Wait(ctx context.Context) (runtime.ExitStatus, error) {
 	select {

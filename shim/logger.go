@@ -14,21 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// loggerReadyTimeout is how long a logging binary may take to say that it is ready; it starts, reads its arguments and opens a file.
-	loggerReadyTimeout = 10 * time.Second
-	// loggerExitTimeout is how long it may take to write what it has read, once the streams have ended; after SIGTERM it has it once more.
-	loggerExitTimeout = 10 * time.Second
-)
+// loggerTimeouts is how long a logging binary may take.
+type loggerTimeouts struct {
+	ready time.Duration // to say that it is ready; it starts, reads its arguments and opens a file
+	exit  time.Duration // to write what it has read, once the streams have ended; after SIGTERM it has it once more
+}
+
+// loggerPatience is that of containerd's own shim.
+var loggerPatience = loggerTimeouts{ready: 10 * time.Second, exit: 10 * time.Second}
 
 // logger is a process that takes the output of a container: descriptors 3 and 4 are its stdout and stderr, and closing 5 or writing to it
 // says that it is ready (docs/runtime-v2.md of containerd). It ends by itself when both streams have ended.
 type logger struct {
 	stdout, stderr *output
+	gone           chan struct{} // closed when it has exited
 }
 
 // startLogger starts the binary of location and waits until it is ready.
-func startLogger(location location, target target) (_ *logger, err error) {
+func startLogger(location location, target target, patience loggerTimeouts) (_ *logger, err error) {
 	var ours, theirs []*os.File
 	defer func() {
 		for _, file := range theirs {
@@ -60,9 +63,9 @@ func startLogger(location location, target target) (_ *logger, err error) {
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("logging binary: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	exited := make(chan struct{})
+	gone := make(chan struct{})
 	go func() {
-		defer close(exited)
+		defer close(gone)
 		command.Wait() // its exit code tells nothing that the container's client could use
 	}()
 	for _, file := range theirs {
@@ -70,12 +73,12 @@ func startLogger(location location, target target) (_ *logger, err error) {
 	}
 	theirs = nil
 
-	if err := awaitReady(ready, location.scheme == "binary-v2"); err != nil {
+	if err := awaitReady(ready, patience.ready, location.scheme == "binary-v2"); err != nil {
 		command.Process.Kill()
 		return nil, fmt.Errorf("logging binary %q: %w", location.path, err)
 	}
-	started := &logger{stdout: newOutput(ours[0], nil), stderr: newOutput(ours[1], nil)}
-	go started.finish(command.Process, exited)
+	started := &logger{stdout: newOutput(ours[0], nil), stderr: newOutput(ours[1], nil), gone: gone}
+	go started.finish(command.Process, patience.exit)
 	return started, nil
 }
 
@@ -92,8 +95,8 @@ func loggerArguments(location location) []string {
 }
 
 // awaitReady waits for a byte, or for the end of the pipe, which counts as ready unless a byte is required.
-func awaitReady(ready *os.File, byteRequired bool) error {
-	if err := ready.SetReadDeadline(time.Now().Add(loggerReadyTimeout)); err != nil {
+func awaitReady(ready *os.File, limit time.Duration, byteRequired bool) error {
+	if err := ready.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	_, err := ready.Read(make([]byte, 1))
@@ -102,19 +105,21 @@ func awaitReady(ready *os.File, byteRequired bool) error {
 		return nil
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("it ended, or closed descriptor 5, without saying that it is ready: %w", errdefs.ErrFailedPrecondition)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("it did not say on descriptor 5 within %s that it is ready: %w", limit, errdefs.ErrFailedPrecondition)
 	}
-	return fmt.Errorf("it did not say on descriptor 5 that it is ready: %w", err)
+	return err
 }
 
 // finish sees the process off: after the end of its streams it is given time to write, is asked to end, and is killed.
-func (l *logger) finish(process *os.Process, exited <-chan struct{}) {
+func (l *logger) finish(process *os.Process, patience time.Duration) {
 	<-l.stdout.closed
 	<-l.stderr.closed
 	for _, end := range []os.Signal{unix.SIGTERM, unix.SIGKILL} {
 		select {
-		case <-exited:
+		case <-l.gone:
 			return
-		case <-time.After(loggerExitTimeout):
+		case <-time.After(patience):
 			process.Signal(end) // it may have ended meanwhile, which is what is wanted
 		}
 	}

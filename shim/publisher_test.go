@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types"
@@ -112,4 +114,26 @@ func TestPublisherClosesWhileContainerdIsAway(t *testing.T) {
 	p.publish(&eventtypes.TaskOOM{ContainerID: "c1"})
 	p.close()
 	p.publish(&eventtypes.TaskOOM{ContainerID: "c1"}) // nothing comes of it, and no panic
+}
+
+// A containerd that takes the connection and says nothing is given up after a while, and tried again.
+func TestPublisherOutlastsAHungContainerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		forwarder := &fakeForwarder{block: make(chan struct{})}
+		p := newPublisher("ns", forwarder, slog.New(slog.DiscardHandler))
+		defer p.close()
+		p.publish(&eventtypes.TaskOOM{ContainerID: "c1"})
+		time.Sleep(10 * forwardTimeout)
+		close(forwarder.block)
+		began := time.Now()
+		if err := p.flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > forwardTimeout+maxBackoff {
+			t.Errorf("it took %s to notice that containerd is back", took)
+		}
+		if !slices.Equal(forwarder.got, []string{"c1"}) {
+			t.Errorf("got %q", forwarder.got)
+		}
+	})
 }

@@ -14,8 +14,8 @@ import (
 const (
 	// serverRecordName is the file in a sandbox's bundle that tells `delete` which server to end.
 	serverRecordName = "limpet-server.json"
-	// exitRecordName is the file in a container's bundle that tells `delete` how the init process ended, should the server be gone by then.
-	exitRecordName = "limpet-exit.json"
+	// taskRecordName is the file in a container's bundle that tells `delete` of the task, should the server be gone by then.
+	taskRecordName = "limpet-task.json"
 )
 
 // serverRecord identifies the server of a sandbox.
@@ -24,9 +24,14 @@ type serverRecord struct {
 	Socket string `json:"socket"` // path
 }
 
+// taskRecord is what is left to say of a task.
+type taskRecord struct {
+	PID  uint32      `json:"pid"`            // the task's pid on the host
+	Exit *exitRecord `json:"exit,omitempty"` // nil while it has not ended
+}
+
 // exitRecord is the end of an init process.
 type exitRecord struct {
-	PID  uint32    `json:"pid"` // the task's pid on the host
 	Code uint32    `json:"code"`
 	At   time.Time `json:"at"`
 }
@@ -39,12 +44,12 @@ func readServerRecord(bundle string) (record serverRecord, err error) {
 	return record, readRecord(filepath.Join(bundle, serverRecordName), &record)
 }
 
-func writeExitRecord(bundle string, record exitRecord) error {
-	return writeRecord(filepath.Join(bundle, exitRecordName), record)
+func writeTaskRecord(bundle string, record taskRecord) error {
+	return writeRecord(filepath.Join(bundle, taskRecordName), record)
 }
 
-func readExitRecord(bundle string) (record exitRecord, err error) {
-	return record, readRecord(filepath.Join(bundle, exitRecordName), &record)
+func readTaskRecord(bundle string) (record taskRecord, err error) {
+	return record, readRecord(filepath.Join(bundle, taskRecordName), &record)
 }
 
 // writeRecord replaces a file in one step. It need not outlive a crash of the host: nothing that it speaks of does.

@@ -201,10 +201,9 @@ func (r rpcs) Pause(ctx context.Context, request *taskapi.PauseRequest) (*emptyp
 	if err != nil {
 		return nil, err
 	}
-	if err := task.container.Pause(ctx); err != nil {
+	if err := task.change(ctx, task.container.Pause, &eventtypes.TaskPaused{ContainerID: request.ID}); err != nil {
 		return nil, err
 	}
-	r.events.publish(&eventtypes.TaskPaused{ContainerID: request.ID})
 	return nothing, nil
 }
 
@@ -215,10 +214,9 @@ func (r rpcs) Resume(ctx context.Context, request *taskapi.ResumeRequest) (*empt
 	if err != nil {
 		return nil, err
 	}
-	if err := task.container.Resume(ctx); err != nil {
+	if err := task.change(ctx, task.container.Resume, &eventtypes.TaskResumed{ContainerID: request.ID}); err != nil {
 		return nil, err
 	}
-	r.events.publish(&eventtypes.TaskResumed{ContainerID: request.ID})
 	return nothing, nil
 }
 
@@ -261,8 +259,12 @@ func (r rpcs) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*emptyp
 	return nothing, nil
 }
 
-func (r rpcs) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, fmt.Errorf("checkpoint of a container: %w", errdefs.ErrNotImplemented)
+// Checkpoint changes nothing: who has paused the container for it resumes it after this answer, too.
+func (r rpcs) Checkpoint(_ context.Context, request *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	if _, err := r.task(request.ID); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("container %s: a checkpoint of a container in a VM: %w", request.ID, errdefs.ErrNotImplemented)
 }
 
 func (r rpcs) Update(ctx context.Context, request *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {

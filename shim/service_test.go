@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,11 +127,30 @@ func TestUnknownIsNotFound(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := call("none", ""); !errdefs.IsNotFound(err) {
+			if err := call("none", ""); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "none") {
 				t.Errorf("unknown container: %v", err)
 			}
-			if err := call("c1", "none"); !errdefs.IsNotFound(err) {
+			if err := call("c1", "none"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "none") {
 				t.Errorf("unknown exec: %v", err)
+			}
+		})
+	}
+	for name, call := range map[string]func(id string) error{
+		"Exec": func(id string) error {
+			_, err := f.Exec(ctx, &taskapi.ExecProcessRequest{ID: id, ExecID: "e"})
+			return err
+		},
+		"Pids":   func(id string) error { _, err := f.Pids(ctx, &taskapi.PidsRequest{ID: id}); return err },
+		"Pause":  func(id string) error { _, err := f.Pause(ctx, &taskapi.PauseRequest{ID: id}); return err },
+		"Resume": func(id string) error { _, err := f.Resume(ctx, &taskapi.ResumeRequest{ID: id}); return err },
+		"Checkpoint": func(id string) error {
+			_, err := f.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: id})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := call("none"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "none") {
+				t.Errorf("unknown container: %v", err)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type target struct{ namespace, containerID string }
 type streams struct {
 	input   *input    // nil: none
 	outputs []*output // at most stdout and stderr
+	logger  *logger   // nil: none
 	io      runtime.IO
 }
 
@@ -90,10 +92,11 @@ func (s *streams) openOutput(location location, stream *io.WriteCloser) error {
 }
 
 func (s *streams) openBinary(location location, target target, stderr bool) error {
-	logger, err := startLogger(location, target)
+	logger, err := startLogger(location, target, loggerPatience)
 	if err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}
+	s.logger = logger
 	s.outputs = append(s.outputs, logger.stdout)
 	s.io.Stdout = logger.stdout
 	if stderr {
@@ -108,6 +111,18 @@ func (s *streams) openBinary(location location, target target, stderr bool) erro
 func (s *streams) closeInput() {
 	if s.input != nil {
 		s.input.closeKeeper()
+	}
+}
+
+// finish closes all streams and waits until the logging binary, if there is one, has written what it was given and is gone.
+func (s *streams) finish(ctx context.Context) {
+	s.close()
+	if s.logger == nil {
+		return
+	}
+	select {
+	case <-s.logger.gone:
+	case <-ctx.Done():
 	}
 }
 

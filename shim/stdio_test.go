@@ -2,7 +2,9 @@ package shim
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -228,5 +230,59 @@ func TestLoggingBinaryThatFails(t *testing.T) {
 	_, err := openStreams(stdio{Stdout: "binary-v2:///bin/false"}, testTarget)
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// program writes a shell script and returns its path.
+func program(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A logging binary that says nothing, and does not go either, is killed.
+func TestLoggingBinaryNeverReady(t *testing.T) {
+	pid := makeFIFO(t)
+	reader, err := os.OpenFile(pid, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	path := program(t, "echo $$ >"+pid+"; exec /bin/sleep 1000")
+	_, err = startLogger(location{scheme: "binary", path: path}, testTarget, loggerTimeouts{ready: time.Second})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "within 1s") || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	var process int
+	if _, err := fmt.Fscan(reader, &process); err != nil {
+		t.Fatal(err)
+	}
+	if handle, err := unix.PidfdOpen(process, 0); err == nil { // else it is gone already
+		defer unix.Close(handle)
+		awaitEnd(t, handle)
+	}
+}
+
+// One that does not end with its streams is asked to, and then killed; finish waits for that.
+func TestLoggingBinaryThatStays(t *testing.T) {
+	for name, trap := range map[string]string{"ends when asked": "", "has to be killed": "trap '' TERM; "} {
+		t.Run(name, func(t *testing.T) {
+			path := program(t, trap+"echo -n . >&5; exec 5>&-; while :; do /bin/sleep 0.01; done")
+			started, err := startLogger(location{scheme: "binary-v2", path: path}, testTarget,
+				loggerTimeouts{ready: 10 * time.Second, exit: 50 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams := &streams{outputs: []*output{started.stdout, started.stderr}, logger: started}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			streams.finish(ctx)
+			if ctx.Err() != nil {
+				t.Error("it lives")
+			}
+		})
 	}
 }

@@ -65,6 +65,17 @@ func (t *task) notRunning() error {
 	return fmt.Errorf("the init process of container %s does not run: %w", t.id, errdefs.ErrFailedPrecondition)
 }
 
+// takesExecs fails unless the init process runs and is not paused.
+func (t *task) takesExecs() error {
+	if phase, _ := t.init.record(); phase != running {
+		return t.notRunning()
+	}
+	if t.init.backing.Status().State == runtime.StatePaused {
+		return fmt.Errorf("container %s is paused: resume it first: %w", t.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
 // add makes a reserved exec known.
 func (t *task) add(exec *process) {
 	t.mu.Lock()
@@ -91,11 +102,10 @@ func (t *task) endCreated(p *process, exit runtime.ExitStatus) bool {
 	if p.execID != "" {
 		return p.stopCreated(exit, nil)
 	}
-	ended := p.stopCreated(exit, func() { t.publishExit(p, exit) })
-	if ended {
+	return p.stopCreated(exit, func() {
 		t.keepExit(p, exit)
-	}
-	return ended
+		t.publishExit(p, exit)
+	})
 }
 
 // start starts a process and begins to watch it. If that fails the process has stopped, and there is no exit to publish.
@@ -163,11 +173,14 @@ func (t *task) exited(p *process, exit runtime.ExitStatus) {
 
 // keepExit writes the exit of the init process where `delete` finds it, should the shim be gone by then.
 func (t *task) keepExit(p *process, exit runtime.ExitStatus) {
-	if p.execID != "" {
-		return
+	if p.execID == "" {
+		t.keep(taskRecord{PID: p.pid(), Exit: &exitRecord{Code: exit.Code, At: exit.At}})
 	}
-	if err := writeExitRecord(t.bundle, exitRecord{PID: p.pid(), Code: exit.Code, At: exit.At}); err != nil {
-		t.logger.Warn("exit not written to the bundle", "error", err)
+}
+
+func (t *task) keep(record taskRecord) {
+	if err := writeTaskRecord(t.bundle, record); err != nil {
+		t.logger.Warn("the task's record is not written to the bundle", "error", err)
 	}
 }
 
@@ -199,6 +212,19 @@ func (t *task) beforeExit(p *process, exit runtime.ExitStatus) {
 	}
 }
 
+// change carries out a pause or a resume and publishes it, unless the container has ended meanwhile: then nothing may follow its exit.
+func (t *task) change(ctx context.Context, action func(context.Context) error, event proto.Message) error {
+	if err := action(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.publish(event)
+	}
+	return nil
+}
+
 // oom publishes that the guest ran out of memory in the container.
 func (t *task) oom() {
 	t.mu.Lock()
@@ -210,8 +236,14 @@ func (t *task) oom() {
 	t.publish(&eventtypes.TaskOOM{ContainerID: t.id})
 }
 
+// maxSignal is the highest signal of Linux (SIGRTMAX).
+const maxSignal = 64
+
 // kill sends a signal. What has stopped is not found, the one answer that every client takes for "already dead".
 func (t *task) kill(ctx context.Context, p *process, signal uint32, all bool) error {
+	if signal > maxSignal {
+		return fmt.Errorf("signal %d to %s of container %s: there are %d: %w", signal, p.name(), t.id, maxSignal, errdefs.ErrInvalidArgument)
+	}
 	switch phase, _ := p.record(); {
 	case phase == stopped:
 		return fmt.Errorf("%s of container %s has exited: %w", p.name(), t.id, errdefs.ErrNotFound)
@@ -248,6 +280,7 @@ func (t *task) delete(ctx context.Context, p *process, remove func(context.Conte
 	if _, err := remove(ctx); err != nil {
 		return runtime.ExitStatus{}, err
 	}
+	p.streams.finish(ctx)
 	p.deleted = true
 	_, exit := p.record()
 	return exit, nil

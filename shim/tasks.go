@@ -72,6 +72,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (mad
 		logger:    s.logger.With("container", r.ID),
 		execs:     make(map[string]*process),
 	}
+	made.keep(taskRecord{PID: made.init.pid()})
 	s.events.publish(&eventtypes.TaskCreate{
 		ContainerID: r.ID,
 		Bundle:      r.Bundle,
@@ -102,8 +103,8 @@ func (s *service) exec(ctx context.Context, r *taskapi.ExecProcessRequest) error
 			task.forget(r.ExecID)
 		}
 	}()
-	if phase, _ := task.init.record(); phase != running || task.init.backing.Status().State == runtime.StatePaused {
-		return task.notRunning()
+	if err := task.takesExecs(); err != nil {
+		return fmt.Errorf("exec %s: %w", r.ExecID, err)
 	}
 	names := stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
 	streams, err := openStreams(names, target{s.namespace, r.ID})

@@ -148,6 +148,13 @@ func TestStartServeDelete(t *testing.T) {
 			t.Errorf("its delete ended the sandbox: %v %s", err, stderr)
 		}
 	})
+	tasks := dial(t, path)
+	if _, err := tasks.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tasks.Start(t.Context(), &taskapi.StartRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
 	t.Run("delete", func(t *testing.T) {
 		for range 2 {
 			stdout, stderr, err := call(t, bundle, nil, append([]string{"-bundle", bundle}, identity(bundle, "c1", "delete")...)...)
@@ -155,7 +162,8 @@ func TestStartServeDelete(t *testing.T) {
 				t.Fatalf("%v: %s", err, stderr)
 			}
 			var response taskapi.DeleteResponse
-			if err := proto.Unmarshal([]byte(stdout), &response); err != nil || response.ExitStatus != 137 || time.Since(response.ExitedAt.AsTime()) > time.Minute {
+			if err := proto.Unmarshal([]byte(stdout), &response); err != nil || response.ExitStatus != 137 || response.Pid != 42 ||
+				time.Since(response.ExitedAt.AsTime()) > time.Minute {
 				t.Errorf("%v %v", &response, err)
 			}
 		}
