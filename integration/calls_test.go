@@ -31,19 +31,17 @@ func (c container) wantStatus(execID string, want task.Status) {
 	}
 }
 
-// TestKillAll signals every process of a container, and not only the first.
+// TestKillAll signals every process of a container. With runc only the first one gets a signal, whose end is that of the others.
 func TestKillAll(t *testing.T) {
-	s := begin(t)
-	c := s.startReady("sh", "-c", `trap "exit 3" TERM; echo ready; while :; do sleep 0.05; done`)
+	s := limpetOnly(t)
+	c := s.startReady("sh", "-c", `trap "touch /told" TERM; echo ready; while :; do sleep 0.05; done`)
 	c.execProcess("beside", "sleep", "1000000")
 	_, err := daemon.Tasks.Kill(daemon.Context(s.ctx), &tasks.KillRequest{ContainerID: c.id, Signal: uint32(unix.SIGTERM), All: true})
 	s.must(err)
 	if got := c.wait("beside"); got != 143 {
 		t.Errorf("the process beside exits with %d, want 143", got)
 	}
-	if got := c.wait(""); got != 3 {
-		t.Errorf("the first process exits with %d, want 3", got)
-	}
+	s.must(c.exec(nil, "sh", "-c", "until [ -e /told ]; do sleep 0.05; done").Err())
 }
 
 // TestPause pauses a container: it neither runs nor takes execs, can be killed, and says that it is paused.
@@ -66,8 +64,6 @@ func TestPause(t *testing.T) {
 	}
 	if result := c.exec(nil, "true"); result.Code == 0 {
 		t.Error("a paused container took an exec")
-	} else {
-		wantError(t, result.Stderr, c.id)
 	}
 	_, err := daemon.Tasks.Resume(ctx, &tasks.ResumeTaskRequest{ContainerID: c.id})
 	s.must(err)
@@ -128,9 +124,10 @@ func (c container) execProcessIO(execID, fifo string, command ...string) {
 	c.startTask(execID)
 }
 
-// TestOutOfOrder makes calls at the wrong time, through containerd. The container does not mind.
+// TestOutOfOrder makes calls at the wrong time, through containerd. Their errors have a class, which runc's have not, and the container
+// does not mind.
 func TestOutOfOrder(t *testing.T) {
-	s := begin(t)
+	s := limpetOnly(t)
 	c := s.sleeper()
 	ctx := daemon.Context(s.ctx)
 	for _, test := range []struct {
@@ -141,7 +138,7 @@ func TestOutOfOrder(t *testing.T) {
 		{"start twice", func() error {
 			_, err := daemon.Tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id})
 			return err
-		}, func(err error) bool { return err != nil }},
+		}, errdefs.IsFailedPrecondition},
 		{"delete while running", func() error {
 			_, err := daemon.Tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.id})
 			return err
@@ -157,7 +154,7 @@ func TestOutOfOrder(t *testing.T) {
 		{"signal 65", func() error {
 			_, err := daemon.Tasks.Kill(ctx, &tasks.KillRequest{ContainerID: c.id, Signal: 65})
 			return err
-		}, func(err error) bool { return err != nil }},
+		}, errdefs.IsInvalidArgument},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := test.call(); !test.is(err) {
@@ -205,13 +202,18 @@ func TestReaderComesBack(t *testing.T) {
 	s := begin(t)
 	stdin, stdout := s.fifo(), s.fifo()
 	input := s.openFIFO(stdin)
+	open := func() *os.File {
+		t.Helper()
+		reader, err := os.OpenFile(stdout, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		s.must(err)
+		return reader
+	}
+	reader := open()
 	c := s.create(nil, "cat")
 	c.createTask(&tasks.CreateTaskRequest{Stdin: stdin, Stdout: stdout, Stderr: stdout})
 	c.startTask("")
 	for _, text := range []string{"one\n", "two\n"} {
 		_, err := io.WriteString(input, text)
-		s.must(err)
-		reader, err := os.Open(stdout)
 		s.must(err)
 		got := make([]byte, len(text))
 		_, err = io.ReadFull(reader, got)
@@ -220,16 +222,19 @@ func TestReaderComesBack(t *testing.T) {
 			t.Errorf("read %q, want %q", got, text)
 		}
 		s.must(reader.Close())
+		reader = open()
 	}
+	s.must(reader.Close())
 	c.wantStatus("", task.Status_RUNNING)
 	if process := c.status(""); process.Stdin != stdin || process.Stdout != stdout || process.Stderr != stdout {
 		t.Errorf("State says %v, want the names that were given", process)
 	}
 }
 
-// TestLoggingBinary sends the output of a container to a program that the URI names.
+// TestLoggingBinary sends the output of a container to a program that the URI names. Unlike runc's, its shim lets the program write
+// what it was given before it ends it.
 func TestLoggingBinary(t *testing.T) {
-	s := begin(t)
+	s := limpetOnly(t)
 	dir := t.TempDir()
 	program, log := filepath.Join(dir, "logger"), filepath.Join(dir, "log")
 	s.must(os.WriteFile(program, []byte(`#!/bin/sh

@@ -90,7 +90,11 @@ func TestBindPropagation(t *testing.T) {
 	list := func(what, want string) {
 		t.Helper()
 		// The guest may go by what it knows for a second.
-		got := c.exec(nil, "sh", "-c", `for i in $(seq 30); do list=$(ls /home/later /tmp/later); [ "$list" = "$0" ] && break; sleep 0.1; done; echo "$list"`, want)
+		got := c.exec(nil, "sh", "-c", `for i in $(seq 30); do
+				list=$(ls /home/later /tmp/later)
+				[ "$list" = "$0" ] && break
+				sleep 0.1
+			done; echo "$list"`, want)
 		if strings.TrimSuffix(got.Stdout, "\n") != want {
 			t.Errorf("%s: the container sees\n%s\nwant\n%s\n%v", what, got.Stdout, want, got.Err())
 		}
@@ -106,12 +110,15 @@ func TestBindPropagation(t *testing.T) {
 	}
 }
 
-// TestHostHooks looks at what the hooks that run on the host are told, and at which network namespace they find by it.
+// TestHostHooks looks at what the hooks that run on the host are told, and at which network namespace they find by it. Poststart
+// runs after the start, as the OCI runtime specification has it; runc runs it when it creates the container.
 func TestHostHooks(t *testing.T) {
-	s := begin(t)
+	s := limpetOnly(t)
 	dir := t.TempDir()
 	hook := func(name string) []specs.Hook {
-		script := `cat >"$DIR/$NAME"; pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$DIR/$NAME"); [ -z "$pid" ] || readlink /proc/$pid/ns/net >"$DIR/$NAME.net"`
+		script := `cat >"$DIR/$NAME"
+			pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$DIR/$NAME")
+			[ -z "$pid" ] || readlink /proc/$pid/ns/net >"$DIR/$NAME.net"`
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{
 			"NAME=" + name, "DIR=" + dir, "PATH=" + os.Getenv("PATH"),
 		}}}

@@ -145,7 +145,8 @@ func TestSpec(t *testing.T) {
 			spec.Mounts = append(spec.Mounts, specs.Mount{
 				Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"noexec", "nosuid", "size=64k", "mode=0700"},
 			})
-		}, "stat -c %a /scratch; grep -c ' /scratch tmpfs .*noexec.*size=64k' /proc/mounts; dd if=/dev/zero of=/scratch/f bs=65k count=1 2>&1 | head -n 1",
+		}, "stat -c %a /scratch; grep -c ' /scratch tmpfs .*noexec.*size=64k' /proc/mounts; "+
+			"dd if=/dev/zero of=/scratch/f bs=65k count=1 2>&1 | head -n 1",
 			"700\n1\ndd: error writing '/scratch/f': No space left on device\n"},
 		{"one file", nil, func(spec *specs.Spec) {
 			spec.Mounts = append(spec.Mounts, specs.Mount{
