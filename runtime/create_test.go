@@ -63,6 +63,10 @@ func TestCreate(t *testing.T) {
 	if got := read(t, filepath.Join(share, "mounts", "1")); got != "data" {
 		t.Errorf("file: %q", got)
 	}
+	// A file comes without the directory that it lies in: what is beside it stays the host's.
+	if info, err := os.Lstat(filepath.Join(share, "mounts", "1")); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("file: %v, %v", info, err)
+	}
 	if err := os.WriteFile(filepath.Join(share, "mounts", "0", "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a write to a read-only mount: %v", err)
 	}

@@ -45,9 +45,9 @@ type fakeMachine struct {
 	why     error
 	console string
 	// plug, if set, is what plugging comes to.
-	plug func(hypervisor.Device) error
-	added   []int // what ResizeMemory was asked for
-	refuse  error // of ResizeMemory
+	plug   func(hypervisor.Device) error
+	added  []int // what ResizeMemory was asked for
+	refuse error // of ResizeMemory
 	// accelerator is what it claims to run under.
 	accelerator hypervisor.Accelerator
 }
