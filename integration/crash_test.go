@@ -41,8 +41,8 @@ func (s *scope) prompt(what string, since time.Time) {
 	}
 }
 
-// asSandbox lets further containers join the sandbox of this one: `ctr ... --sandbox` with its id.
-func (c container) asSandbox() {
+// pod makes the container's sandbox known as one that others can join, and returns the flags of ctr with which they do.
+func (c container) pod() []string {
 	c.Helper()
 	_, err := daemon.Sandboxes.Create(daemon.Context(c.ctx), &sandbox.StoreCreateRequest{
 		Sandbox: &types.Sandbox{SandboxID: c.id, Runtime: &types.Sandbox_Runtime{Name: runtime}},
@@ -54,13 +54,13 @@ func (c container) asSandbox() {
 			c.Error(err)
 		}
 	})
+	return []string{"--sandbox", c.id}
 }
 
 // joined starts a container in the sandbox of another one.
-func (c container) joined() container {
+func (c container) joined(flags ...string) container {
 	c.Helper()
-	c.asSandbox()
-	return c.sleeper("--sandbox", c.id)
+	return c.sleeper(append(c.pod(), flags...)...)
 }
 
 // TestMachineKilled kills the virtual machine of a sandbox with two containers, one with two processes. Each process exits once,

@@ -42,7 +42,7 @@ func TestBindReadOnly(t *testing.T) {
 	s.must(os.Chmod(dir, 0o755))
 	s.mountTmpfs(filepath.Join(dir, "below"), "file")
 	first := s.sleeper()
-	first.asSandbox()
+	pod := first.pod()
 	const script = "touch /home/new 2>&1; ls /home/below; touch /home/below/new 2>&1 && rm /home/below/new && echo written"
 	const denied = "touch: /home/new: Read-only file system\n"
 	for i, test := range []struct {
@@ -57,7 +57,7 @@ func TestBindReadOnly(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := &scope{T: t, ctx: s.ctx, count: i + 1}
-			c := s.scripted([]string{"--sandbox", first.id}, bind(dir, "/home", test.options...), test.script)
+			c := s.scripted(pod, bind(dir, "/home", test.options...), test.script)
 			if got := c.written(); got != test.want {
 				t.Errorf("the container wrote\n%s\nwant\n%s", got, test.want)
 			}
@@ -174,7 +174,7 @@ func TestHostHooks(t *testing.T) {
 func TestSpecRefused(t *testing.T) {
 	s := limpetOnly(t)
 	first := s.sleeper()
-	first.asSandbox()
+	pod := first.pod()
 	without := func(kind specs.LinuxNamespaceType) func(*specs.Spec) {
 		return func(spec *specs.Spec) {
 			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
@@ -198,7 +198,7 @@ func TestSpecRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := &scope{T: t, ctx: s.ctx, count: i + 1}
-			c := s.create([]string{"--sandbox", first.id}, "true")
+			c := s.create(pod, "true")
 			original := c.configuration()
 			c.changeSpec(test.change)
 			err := c.tryCreateTask(&tasks.CreateTaskRequest{})
@@ -217,7 +217,7 @@ func TestSpecRefused(t *testing.T) {
 	}
 	t.Run("hook of the guest that is not there", func(t *testing.T) {
 		s := &scope{T: t, ctx: s.ctx, count: 100}
-		c := s.create([]string{"--sandbox", first.id}, "true")
+		c := s.create(pod, "true")
 		c.changeSpec(func(spec *specs.Spec) {
 			spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/nowhere/hook"}}}
 		})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/containerd/api/services/containers/v1"
@@ -81,7 +82,7 @@ func mode(mode os.FileMode) *os.FileMode { return &mode }
 func TestSpec(t *testing.T) {
 	s := begin(t)
 	first := s.sleeper()
-	first.asSandbox()
+	pod := first.pod()
 	dir := t.TempDir()
 	s.must(os.Chmod(dir, 0o755))
 	s.must(os.WriteFile(filepath.Join(dir, "one"), []byte("one\n"), 0o644))
@@ -175,23 +176,23 @@ func TestSpec(t *testing.T) {
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := &scope{T: t, ctx: s.ctx, count: i + 1}
-			c := s.scripted(append([]string{"--sandbox", first.id}, test.flags...), test.change, test.script)
+			c := s.scripted(slices.Concat(pod, test.flags), test.change, test.script)
 			if got := c.written(); got != test.want {
 				t.Errorf("the container wrote\n%s\nwant\n%s", got, test.want)
 			}
 		})
 	}
-	t.Run("user namespace", func(t *testing.T) { userNamespace(t, first) })
+	t.Run("user namespace", func(t *testing.T) { userNamespace(t, first, pod) })
 }
 
 // userNamespace has a container whose root is another user, on its own files as on the host's.
-func userNamespace(t *testing.T, first container) {
+func userNamespace(t *testing.T, first container, pod []string) {
 	const host = 100000
 	s := &scope{T: t, ctx: first.ctx, count: 100}
 	dir := t.TempDir()
 	s.must(os.Chmod(dir, 0o755))
 	s.must(os.Chown(dir, host, host))
-	c := s.scripted([]string{"--sandbox", first.id}, func(spec *specs.Spec) {
+	c := s.scripted(pod, func(spec *specs.Spec) {
 		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: 65536}}
 		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})

@@ -23,6 +23,9 @@
 //	   │ └──VM lost, or its anchor killed──────────────┘                 │
 //	   └──Delete─────────────────────────────────────────────────────────┘
 //
+// The machine's size follows what its containers' limits come to (see frame.size): it grows before a limit is raised, and shrinks after
+// one is lowered or gone.
+//
 // What holds throughout:
 //   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.
 //   - A machine whose agent can never be reached again is ended.
