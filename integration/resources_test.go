@@ -48,10 +48,13 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// memTotal is a command that prints a machine's memory in KiB.
+const memTotal = `sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo`
+
 // machineSize asks a container how many processors and how many MiB of memory its machine has.
 func (c container) machineSize() (processors, memory int) {
 	c.Helper()
-	result := c.exec(nil, "sh", "-c", "nproc; sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")
+	result := c.exec(nil, "sh", "-c", "nproc; "+memTotal)
 	c.must(result.Err())
 	lines := strings.Fields(result.Stdout)
 	if len(lines) != 2 {
@@ -88,7 +91,7 @@ func TestMachineFollowsContainers(t *testing.T) {
 	second.wait("")
 	second.deleteTask()
 	// The guest gives memory back in the background, so this looks again.
-	s.must(first.exec(nil, "sh", "-c", "while [ $(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) -gt 1048576 ]; do sleep 0.1; done").Err())
+	s.must(first.exec(nil, "sh", "-c", "while [ $("+memTotal+") -gt 1048576 ]; do sleep 0.1; done").Err())
 	first.wantMachine("without it", 4, 150, 1024)
 }
 
@@ -151,7 +154,8 @@ func TestUpdateResources(t *testing.T) {
 		}
 	}
 	c.wantLimits("after what was refused", updated)
-	if result := c.exec(nil, "sh", "-c", "for i in $(seq 40); do sleep 1000 </dev/null >/dev/null 2>&1 & done"); !strings.Contains(result.Stderr, "can't fork") {
+	result := c.exec(nil, "sh", "-c", "for i in $(seq 40); do sleep 1000 </dev/null >/dev/null 2>&1 & done")
+	if !strings.Contains(result.Stderr, "can't fork") {
 		t.Errorf("40 processes where 20 are allowed: %v", result)
 	}
 
@@ -209,7 +213,8 @@ func TestMetrics(t *testing.T) {
 	}
 	c.startTask("")
 	running := c.metrics()
-	if running.memory == 0 || running.memory > running.limit || running.limit != 32<<20 || running.cpu == 0 || running.pids != 1 || running.oomKills != 0 {
+	if running.memory == 0 || running.memory > running.limit || running.limit != 32<<20 || running.cpu == 0 || running.pids != 1 ||
+		running.oomKills != 0 {
 		t.Errorf("while it runs: %+v", running)
 	}
 	result := daemon.Ctr(s.ctx, "task", "metrics", c.id)

@@ -344,8 +344,8 @@ func TestServe(t *testing.T) {
 	if _, err := tasks.State(t.Context(), &taskapi.StateRequest{ID: "none"}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		t.Errorf("State: %v", err)
 	}
-	if _, err := tasks.Stats(t.Context(), &taskapi.StatsRequest{}); !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
-		t.Errorf("Stats: %v", err)
+	if _, err := tasks.Checkpoint(t.Context(), &taskapi.CheckpointTaskRequest{}); !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
+		t.Errorf("Checkpoint: %v", err)
 	}
 	if _, err := tasks.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: f.bundle}); err != nil {
 		t.Fatal(err)

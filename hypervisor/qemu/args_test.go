@@ -15,7 +15,8 @@ func TestArguments(t *testing.T) {
 		Name: "a,b", Kernel: "/k", Initrd: "/i", Cmdline: []string{"quiet", "x=1"}, VCPUs: 2, MemoryMiB: 256, MaxVCPUs: 8, MaxMemoryMiB: 4096,
 	}
 	common := []string{
-		"-name limpet-a,,b", "-S", "-no-reboot", "-nodefaults", "-no-user-config", "-display none", "-smp 8", "maxcpus=2 ", "-m 256M,maxmem=4096M",
+		"-name limpet-a,,b", "-S", "-no-reboot", "-nodefaults", "-no-user-config", "-display none", "-smp 8",
+		"maxcpus=2 ", "-m 256M,maxmem=4096M",
 		"-kernel /k", "-initrd /i", "memory-backend-file,id=memory,share=on,size=256M,mem-path=/proc/self/fd/4",
 		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x1,chassis=1",
 		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on",
@@ -26,8 +27,11 @@ func TestArguments(t *testing.T) {
 		restore     bool
 		has, lacks  []string
 	}{
-		{"emulated", hypervisor.AcceleratorTCG, false, []string{"-accel tcg", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good"}, []string{"-incoming"}},
-		{"on KVM", hypervisor.AcceleratorKVM, false, []string{"-accel kvm", "-cpu host"}, []string{"clearcpuid", "-incoming"}},
+		{
+			"emulated", hypervisor.AcceleratorTCG, false,
+			[]string{"-accel tcg", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="}, []string{"-incoming"},
+		},
+		{"on KVM", hypervisor.AcceleratorKVM, false, []string{"-accel kvm", "-cpu host"}, []string{"clearcpuid", "lpj=", "-incoming"}},
 		{"restored", hypervisor.AcceleratorTCG, true, []string{"-incoming defer"}, nil},
 	} {
 		line := strings.Join(arguments(config, test.accelerator, test.restore), " ")

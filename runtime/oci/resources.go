@@ -119,7 +119,6 @@ func refuseUnsupported(current, update *specs.LinuxResources) error {
 		{"cpu.mems", oldCPU.Mems, newCPU.Mems},
 		{"cpu.realtimeRuntime", oldCPU.RealtimeRuntime, newCPU.RealtimeRuntime},
 		{"cpu.realtimePeriod", oldCPU.RealtimePeriod, newCPU.RealtimePeriod},
-		{"memory.kernel", oldMemory.Kernel, newMemory.Kernel},
 		{"memory.kernelTCP", oldMemory.KernelTCP, newMemory.KernelTCP},
 		{"memory.swappiness", oldMemory.Swappiness, newMemory.Swappiness},
 		{"memory.disableOOMKiller", oldMemory.DisableOOMKiller, newMemory.DisableOOMKiller},

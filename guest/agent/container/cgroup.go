@@ -23,15 +23,6 @@ func cgroupName(id string) string { return "limpet-" + id }
 
 func (g cgroup) file(name string) string { return filepath.Join(string(g), name) }
 
-// number reads a file of one number.
-func (g cgroup) number(name string) (uint64, error) {
-	content, err := os.ReadFile(g.file(name))
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
-}
-
 // keyed reads the number behind a key in a file of "key number" lines.
 func (g cgroup) keyed(name, key string) (uint64, error) {
 	content, err := os.ReadFile(g.file(name))
