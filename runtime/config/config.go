@@ -12,6 +12,10 @@ import (
 // DefaultPath is where the configuration is looked for when nobody names a file. It need not exist.
 const DefaultPath = "/etc/limpet/config.toml"
 
+// PathVariable is the variable of the environment that names the configuration in place of DefaultPath. A shim has it from
+// containerd.
+const PathVariable = "LIMPET_CONFIG"
+
 // DefaultFile is the documented configuration file with every key at its default.
 //
 //go:embed default.toml

@@ -67,6 +67,24 @@ func TestLoadMissing(t *testing.T) {
 	}
 }
 
+// TestLoadByEnvironment names the file in the environment; a name that is given wins.
+func TestLoadByEnvironment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	t.Setenv(PathVariable, path)
+	if _, err := Load(""); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a file that is missing: %v", err)
+	}
+	write(t, path, "[vm]\nvcpus = 3\n")
+	if config, err := Load(""); err != nil || config.VM.VCPUs != 3 {
+		t.Errorf("got %+v, %v", config, err)
+	}
+	other := filepath.Join(t.TempDir(), "other.toml")
+	write(t, other, "[vm]\nvcpus = 5\n")
+	if config, err := Load(other); err != nil || config.VM.VCPUs != 5 {
+		t.Errorf("a file that is named: %+v, %v", config, err)
+	}
+}
+
 func TestLoadErrors(t *testing.T) {
 	for _, test := range []struct {
 		name, text string

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,8 +30,8 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func checkConfig(path string) (config.Config, hypervisor.Check) {
 	settings, err := config.Load(path)
-	detail := path
-	if path == "" {
+	detail := cmp.Or(path, os.Getenv(config.PathVariable))
+	if detail == "" {
 		detail = config.DefaultPath
 		if _, err := os.Stat(detail); err != nil {
 			detail = "defaults, as there is no " + detail
