@@ -22,6 +22,8 @@ type artifact struct{ path, target, runtime string }
 var artifacts = []artifact{
 	{"bin/containerd", "containerd", ""},
 	{"bin/ctr", "containerd", ""},
+	{"bin/nerdctl", "containerd", ""},
+	{"bin/cni/bridge", "containerd", ""},
 	{"busybox.tar", "guest", ""},
 	{"bin/containerd-shim-runc-v2", "containerd", Runc},
 	{"bin/runc", "containerd", Runc},

@@ -31,7 +31,8 @@ const (
 	stopTimeout = 30 * time.Second
 )
 
-// Daemon is a private containerd: its own root, state, sockets and configuration, no part shared with another one.
+// Daemon is a private containerd: its own root, state, sockets and configuration, no part shared with another one. It
+// runs in a network namespace of its own, so that bridges, rules and ports of the run are nobody else's.
 type Daemon struct {
 	// Dir is the directory of the run, removed by Stop.
 	Dir string
@@ -61,6 +62,9 @@ func Start(ctx context.Context, build Build) (_ *Daemon, err error) {
 		if err := os.Mkdir(sub, 0o700); err != nil {
 			return nil, err
 		}
+	}
+	if err := d.makeNetwork(); err != nil {
+		return nil, err
 	}
 	if err := d.writeConfig(); err != nil {
 		return nil, err
@@ -125,6 +129,8 @@ func (d *Daemon) writeConfig() error {
 			"io.containerd.server.v1.grpc":  map[string]any{"address": d.Address()},
 			"io.containerd.server.v1.ttrpc": map[string]any{"address": d.Address() + ".ttrpc"},
 			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": d.sockets()},
+			// How often it looks for containers to be restarted.
+			"io.containerd.monitor.container.v1.restart": map[string]any{"interval": "1s"},
 		},
 	})
 	if err != nil {
@@ -148,8 +154,10 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	defer log.Close()
 
-	cmd := exec.Command(d.Build.Path("bin/containerd"), "--config", filepath.Join(d.Dir, "config.toml"), "--log-level", "debug")
+	cmd := d.Command(context.Background(), d.Build.Path("bin/containerd"),
+		"--config", filepath.Join(d.Dir, "config.toml"), "--log-level", "debug")
 	cmd.Env = append(os.Environ(),
+		"LIMPET_CONFIG="+d.ConfigPath(), // for clients that cannot name it
 		"TMPDIR="+d.temporary(),
 		"PATH="+d.Build.Path("bin")+":"+os.Getenv("PATH"),
 		"NOTIFY_SOCKET="+notify.LocalAddr().String())
@@ -205,6 +213,7 @@ func (d *Daemon) Stop() error {
 		errs = append(errs, d.end(), d.killLeft())
 		d.cmd = nil
 	}
+	errs = append(errs, d.removeNetwork())
 	// A mount that was left behind would have its files removed with the directory.
 	mounts, err := mountPoints(d.Dir)
 	if err != nil || len(mounts) > 0 {

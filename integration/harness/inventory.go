@@ -17,11 +17,11 @@ import (
 // Inventory is everything on this host that belongs to a run, one line each.
 type Inventory map[string]bool
 
-// Inventory lists what the run has on this host now: processes, mounts, unix sockets, network namespaces, cgroups, and entries of
-// the directories that limpet and containerd keep sandboxes in.
+// Inventory lists what the run has on this host now: processes, mounts, unix sockets, network namespaces and what is in the
+// run's, cgroups, and entries of the directories that limpet, containerd and CNI keep sandboxes in.
 func (d *Daemon) Inventory() (Inventory, error) {
 	inventory := Inventory{}
-	for _, list := range []func() ([]string, error){d.processes, d.mounts, d.unixSockets, d.cgroups, d.entries} {
+	for _, list := range []func() ([]string, error){d.processes, d.mounts, d.unixSockets, d.cgroups, d.entries, d.networkParts} {
 		lines, err := list()
 		if err != nil {
 			return nil, err
@@ -101,12 +101,12 @@ func mountPoints(dir string) ([]string, error) {
 }
 
 func (d *Daemon) unixSockets() ([]string, error) {
-	table, err := os.ReadFile("/proc/net/unix")
-	if err != nil {
-		return nil, err
+	table := Run(d.Command(context.Background(), "cat", "/proc/net/unix")) // a network namespace shows its own
+	if table.Err() != nil {
+		return nil, table.Err()
 	}
 	var lines []string
-	for line := range strings.Lines(string(table)) {
+	for line := range strings.Lines(table.Stdout) {
 		// Num RefCount Protocol Flags Type St Inode Path; abstract sockets have a path that begins with @.
 		fields := strings.Fields(line)
 		if len(fields) == 8 && (mentions(fields[7], d.Dir) || mentions(fields[7], d.Namespace)) {

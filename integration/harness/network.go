@@ -1,0 +1,184 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The network of nerdctl's containers: a bridge in the run's network namespace, which is there after the first container of it.
+const (
+	Bridge   = "nerdctl0"
+	Subnet4  = "10.88.0.0/24"
+	Gateway4 = "10.88.0.1"
+	Subnet6  = "fd88::/64"
+	Gateway6 = "fd88::1"
+)
+
+// netns is the path of the run's network namespace.
+func (d *Daemon) netns() string { return filepath.Join("/run/netns", d.Namespace) }
+
+// leases is where CNI keeps the addresses that containers have.
+func (d *Daemon) leases() string { return filepath.Join(d.Dir, "n", "bridge") }
+
+// Command prepares a command in the run's network namespace. It is killed when ctx ends.
+func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + d.netns()}, args...)...)
+}
+
+// makeNetwork makes the run's network namespace and describes nerdctl's network in it.
+func (d *Daemon) makeNetwork() error {
+	for _, args := range [][]string{
+		{"netns", "add", d.Namespace},
+		{"-n", d.Namespace, "link", "set", "lo", "up"},
+	} {
+		if err := Run(exec.Command("ip", args...)).Err(); err != nil {
+			return err
+		}
+	}
+	type object = map[string]any
+	list := object{
+		"cniVersion": "1.0.0", "name": "bridge", "nerdctlID": "limpet", "nerdctlLabels": object{"nerdctl/default-network": "true"},
+		"plugins": []object{
+			{
+				// No ipMasq: nobody is beyond the bridge, and the plugin leaves its rules for IPv6 behind.
+				"type": "bridge", "bridge": Bridge, "isGateway": true, "hairpinMode": true,
+				"ipam": object{
+					"type": "host-local", "dataDir": filepath.Dir(d.leases()),
+					"ranges": [][]object{{{"subnet": Subnet4, "gateway": Gateway4}}, {{"subnet": Subnet6, "gateway": Gateway6}}},
+					"routes": []object{{"dst": "0.0.0.0/0"}, {"dst": "::/0"}},
+				},
+			},
+			{"type": "portmap", "capabilities": object{"portMappings": true}},
+			{"type": "firewall"},
+			{"type": "tuning"},
+		},
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(d.networks(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.networks(), "bridge.conflist"), text, 0o600)
+}
+
+// networks is the directory with CNI's configuration.
+func (d *Daemon) networks() string { return filepath.Join(d.Dir, "cni") }
+
+// removeNetwork removes the run's network namespace, with all that is in it.
+func (d *Daemon) removeNetwork() error {
+	if _, err := os.Lstat(d.netns()); err != nil {
+		return nil
+	}
+	return Run(exec.Command("ip", "netns", "delete", d.Namespace)).Err()
+}
+
+// networkParts lists the interfaces in the run's network namespace but for bridges, and the rules of its packet filter that are
+// made for single containers: CNI leaves the bridge and the chains for the next container.
+func (d *Daemon) networkParts() ([]string, error) {
+	links := Run(d.Command(context.Background(), "ip", "-o", "link", "show"))
+	if links.Err() != nil {
+		return nil, links.Err()
+	}
+	var lines []string
+	for line := range strings.Lines(links.Stdout) {
+		// Number: name[@peer]: ...
+		name, _, _ := strings.Cut(strings.Fields(line)[1], "@")
+		if name = strings.TrimSuffix(name, ":"); name != Bridge {
+			lines = append(lines, "interface "+name)
+		}
+	}
+	for _, program := range []string{"iptables-save", "ip6tables-save"} {
+		rules := Run(d.Command(context.Background(), program))
+		if rules.Err() != nil {
+			return nil, rules.Err()
+		}
+		for line := range strings.Lines(rules.Stdout) {
+			if strings.HasPrefix(line, "-A") && strings.Contains(line, d.Namespace) {
+				lines = append(lines, program+" "+strings.TrimSpace(line))
+			}
+		}
+	}
+	for _, list := range []func() ([]string, error){d.takenAddresses, d.cniResults} {
+		more, err := list()
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
+	}
+	return lines, nil
+}
+
+// takenAddresses lists the addresses that CNI takes for containers' own.
+func (d *Daemon) takenAddresses() ([]string, error) {
+	entries, err := os.ReadDir(d.leases())
+	if errors.Is(err, fs.ErrNotExist) { // there was no container yet
+		return nil, nil
+	}
+	var lines []string
+	for _, entry := range entries {
+		if _, err := netip.ParseAddr(entry.Name()); err == nil { // others are of the plugin itself
+			lines = append(lines, "address "+entry.Name())
+		}
+	}
+	return lines, err
+}
+
+// cniResults lists what CNI remembers of the run's containers, in a directory that all of the host's CNI shares.
+func (d *Daemon) cniResults() ([]string, error) {
+	const dir = "/var/lib/cni"
+	var lines []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			return nil
+		}
+		if strings.Contains(filepath.Base(path), d.Namespace) {
+			lines = append(lines, "entry "+path)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for results of CNI: %w", err)
+	}
+	return lines, nil
+}
+
+// Dial connects to a literal address from the run's network namespace, which is the host to its containers.
+func (d *Daemon) Dial(ctx context.Context, address string) (net.Conn, error) {
+	// A socket is of the namespace of the thread that makes it. The thread is not unlocked, so it ends with its goroutine.
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	dialled := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread()
+		file, err := os.Open(d.netns())
+		if err != nil {
+			dialled <- result{nil, err}
+			return
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			dialled <- result{nil, fmt.Errorf("enter %s: %w", d.netns(), err)}
+			return
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		dialled <- result{conn, err}
+	}()
+	answer := <-dialled
+	return answer.conn, answer.err
+}
