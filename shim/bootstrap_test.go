@@ -95,6 +95,7 @@ func TestDecodeOptions(t *testing.T) {
 		"empty":      {options: &anypb.Any{}},
 		"CRI's":      {options: marshal(&runtimeoptions.Options{ConfigPath: "/c"}), want: RuntimeOptions{ConfigPath: "/c"}},
 		"runc's":     {options: marshal(&runcoptions.Options{BinaryName: "crun", ShimCgroup: "/s"}), want: RuntimeOptions{ShimCgroup: "/s"}},
+		"new field":  {options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xfa, 0x7f, 1, 'x'}}},
 		"with host":  {options: &anypb.Any{TypeUrl: "type.googleapis.com/runtimeoptions.v1.Options"}},
 		"unknown":    {options: &anypb.Any{TypeUrl: "some.Options"}, fails: true},
 		"not theirs": {options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}, fails: true},
