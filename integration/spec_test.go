@@ -197,8 +197,8 @@ func userNamespace(t *testing.T, first container, pod []string) {
 		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		bind(dir, "/home", "bind")(spec)
-	}, "id -u; awk '{ print $1, $2, $3 }' /proc/self/uid_map; stat -c %u /bin /home; touch /home/new; touch /bin/new 2>&1; true")
-	if got, want := c.written(), "0\n0 100000 65536\n65534\n0\ntouch: /bin/new: Permission denied\n"; got != want {
+	}, "id -u; awk '{ print $1, $2, $3 }' /proc/self/uid_map; stat -c %u /bin /home; echo again >/dev/stdout; touch /home/new; touch /bin/new 2>&1; true")
+	if got, want := c.written(), "0\n0 100000 65536\n65534\n0\nagain\ntouch: /bin/new: Permission denied\n"; got != want {
 		t.Errorf("the container wrote\n%s\nwant\n%s", got, want)
 	}
 	var made unix.Stat_t
