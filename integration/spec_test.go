@@ -109,11 +109,7 @@ func TestSpec(t *testing.T) {
 		{"no new privileges", nil, func(spec *specs.Spec) { spec.Process.NoNewPrivileges = true },
 			"grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"},
 		{"new privileges", []string{"--allow-new-privs"}, nil, "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0\n"},
-		{"seccomp", nil, func(spec *specs.Spec) {
-			spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
-				{Names: []string{"chmod", "fchmod", "fchmodat"}, Action: specs.ActErrno},
-			}}
-		}, "grep Seccomp: /proc/self/status; touch /f; chmod 600 /f 2>&1; true", "Seccomp:\t2\nchmod: /f: Operation not permitted\n"},
+		{"seccomp", nil, withoutChmod, "grep Seccomp: /proc/self/status; touch /f; chmod 600 /f 2>&1; true", "Seccomp:\t2\nchmod: /f: Operation not permitted\n"},
 		{"containerd's seccomp profile", []string{"--seccomp"}, nil, "grep Seccomp: /proc/self/status; unshare -U true 2>&1; true",
 			"Seccomp:\t2\nunshare: unshare(0x10000000): Operation not permitted\n"},
 		{"limits", nil, func(spec *specs.Spec) {
@@ -183,27 +179,59 @@ func TestSpec(t *testing.T) {
 		})
 	}
 	t.Run("user namespace", func(t *testing.T) { userNamespace(t, first, pod) })
+	t.Run("exec", func(t *testing.T) { execInherits(t, first, pod) })
+}
+
+// withoutChmod is a seccomp profile under which no mode of a file can be changed.
+func withoutChmod(spec *specs.Spec) {
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"chmod", "fchmod", "fchmodat"}, Action: specs.ActErrno},
+	}}
+}
+
+// withUserNamespace gives a container users that are others on the host.
+func withUserNamespace(spec *specs.Spec) {
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+}
+
+// mappedRoot is who root is on the host in a container of withUserNamespace.
+const mappedRoot = 100000
+
+// execInherits has a process beside the first one. It is in the same namespaces and under the same profile.
+func execInherits(t *testing.T, first container, pod []string) {
+	s := &scope{T: t, ctx: first.ctx, count: 200}
+	c := s.create(pod, "sleep", "1000000")
+	c.changeSpec(func(spec *specs.Spec) {
+		withoutChmod(spec)
+		withUserNamespace(spec)
+	})
+	c.createTask(&tasks.CreateTaskRequest{})
+	c.startTask("")
+	result := c.exec(nil, "sh", "-c", "id -u; awk '{ print $2 }' /proc/self/uid_map; grep Seccomp: /proc/self/status")
+	if want := "0\n100000\nSeccomp:\t2\n"; result.Stdout != want {
+		t.Errorf("an exec wrote\n%s\nwant\n%s\n%v", result.Stdout, want, result.Err())
+	}
 }
 
 // userNamespace has a container whose root is another user, on its own files as on the host's.
 func userNamespace(t *testing.T, first container, pod []string) {
-	const host = 100000
 	s := &scope{T: t, ctx: first.ctx, count: 100}
 	dir := t.TempDir()
 	s.must(os.Chmod(dir, 0o755))
-	s.must(os.Chown(dir, host, host))
+	s.must(os.Chown(dir, mappedRoot, mappedRoot))
 	c := s.scripted(pod, func(spec *specs.Spec) {
-		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: 65536}}
-		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		withUserNamespace(spec)
 		bind(dir, "/home", "bind")(spec)
-	}, "id -u; awk '{ print $1, $2, $3 }' /proc/self/uid_map; stat -c %u /bin /home; echo again >/dev/stdout; touch /home/new; touch /bin/new 2>&1; true")
+	}, "id -u; awk '{ print $1, $2, $3 }' /proc/self/uid_map; stat -c %u /bin /home; echo again >/dev/stdout; "+
+		"touch /home/new; touch /bin/new 2>&1; true")
 	if got, want := c.written(), "0\n0 100000 65536\n65534\n0\nagain\ntouch: /bin/new: Permission denied\n"; got != want {
 		t.Errorf("the container wrote\n%s\nwant\n%s", got, want)
 	}
 	var made unix.Stat_t
 	s.must(unix.Stat(filepath.Join(dir, "new"), &made))
-	if made.Uid != host {
-		t.Errorf("its file belongs to %d on the host, want %d", made.Uid, host)
+	if made.Uid != mappedRoot {
+		t.Errorf("its file belongs to %d on the host, want %d", made.Uid, mappedRoot)
 	}
 }
