@@ -81,7 +81,15 @@ func mode(mode os.FileMode) *os.FileMode { return &mode }
 // TestSpec checks from inside containers of one sandbox that what their OCI configurations ask for is so.
 func TestSpec(t *testing.T) {
 	s := begin(t)
-	first := s.sleeper()
+	first := s.create(nil, "sleep", "1000000")
+	first.changeSpec(func(spec *specs.Spec) {
+		spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80"}
+	})
+	first.createTask(&tasks.CreateTaskRequest{})
+	first.startTask("")
+	if got := first.exec(nil, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"); got.Stdout != "80\n" {
+		t.Errorf("a sysctl of the network is %q: %v", got.Stdout, got.Err())
+	}
 	pod := first.pod()
 	dir := t.TempDir()
 	s.must(os.Chmod(dir, 0o755))
