@@ -117,7 +117,8 @@ func TestSpec(t *testing.T) {
 		{"no new privileges", nil, func(spec *specs.Spec) { spec.Process.NoNewPrivileges = true },
 			"grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"},
 		{"new privileges", []string{"--allow-new-privs"}, nil, "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0\n"},
-		{"seccomp", nil, withoutChmod, "grep Seccomp: /proc/self/status; touch /f; chmod 600 /f 2>&1; true", "Seccomp:\t2\nchmod: /f: Operation not permitted\n"},
+		{"seccomp", nil, withoutChmod, "grep Seccomp: /proc/self/status; touch /f; chmod 600 /f 2>&1; true",
+			"Seccomp:\t2\nchmod: /f: Operation not permitted\n"},
 		{"containerd's seccomp profile", []string{"--seccomp"}, nil, "grep Seccomp: /proc/self/status; unshare -U true 2>&1; true",
 			"Seccomp:\t2\nunshare: unshare(0x10000000): Operation not permitted\n"},
 		{"limits", nil, func(spec *specs.Spec) {

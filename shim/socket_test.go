@@ -12,7 +12,9 @@ func TestSocketPath(t *testing.T) {
 		t.Errorf("%s, %v", path, err)
 	}
 	for _, other := range [][3]string{
-		{"/run/other.sock", "k8s.io", "c1"}, {"/run/containerd/containerd.sock", "moby", "c1"}, {"/run/containerd/containerd.sock", "k8s.io", "c2"},
+		{"/run/other.sock", "k8s.io", "c1"},
+		{"/run/containerd/containerd.sock", "moby", "c1"},
+		{"/run/containerd/containerd.sock", "k8s.io", "c2"},
 	} {
 		if another, err := socketPath("", other[0], other[1], other[2]); err != nil || another == path {
 			t.Errorf("%q has the same socket: %v", other, err)
