@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -87,7 +88,7 @@ func checkHost(before harness.Inventory) error {
 
 // keepLog saves containerd's log, whose directory is about to be removed.
 func keepLog() error {
-	const path = "/tmp/integration-containerd.log"
+	path := filepath.Join(os.TempDir(), "integration-containerd.log")
 	fmt.Fprintln(os.Stderr, "integration: the log of containerd and the shims is kept in", path)
 	return os.WriteFile(path, []byte(daemon.Log()), 0o644)
 }

@@ -195,12 +195,14 @@ func (c *Container) removeExec(p *Process) {
 	c.sandbox.forget(nil, p)
 }
 
-// Pids lists the processes that the host started and that have not ended. It does not ask the guest.
+// Pids lists the processes that the host started and that have not ended, and init until it is deleted: a containerd that is started
+// again takes a shim without any for one that was never used, and would end it, and an exit that nobody has seen yet with it. It does
+// not ask the guest.
 func (c *Container) Pids() []Pid {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var pids []Pid
-	if !c.init.life.in(processStopped, processDeleted) {
+	if c.init.life.state != processDeleted {
 		pids = append(pids, Pid{PID: uint32(c.init.PID())})
 	}
 	for id, p := range c.execs {

@@ -312,6 +312,8 @@ func (r *recorder) publish(event proto.Message) {
 
 func (r *recorder) flush(context.Context) error { return nil }
 
+func (r *recorder) retry() {}
+
 func (r *recorder) list() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -30,7 +32,8 @@ const (
 	maxBackoff   = 5 * time.Second
 )
 
-// forwarder hands one event to containerd. An error with a gRPC status is containerd's answer; any other means that it was not reached.
+// forwarder hands one event to containerd. An error with a gRPC status is containerd's answer, see refused; any other means that it was
+// not reached.
 type forwarder interface {
 	forward(ctx context.Context, envelope *types.Envelope) error
 	close()
@@ -48,6 +51,7 @@ type publisher struct {
 	queue []*types.Envelope
 	empty chan struct{} // closed while the queue is empty and nothing is under way
 	more  chan struct{} // holds a token when the queue may have grown
+	back  chan struct{} // holds a token when containerd may be back
 }
 
 func newPublisher(namespace string, forwarder forwarder, logger *slog.Logger) *publisher {
@@ -60,6 +64,7 @@ func newPublisher(namespace string, forwarder forwarder, logger *slog.Logger) *p
 		done:      make(chan struct{}),
 		empty:     make(chan struct{}),
 		more:      make(chan struct{}, 1),
+		back:      make(chan struct{}, 1),
 	}
 	close(p.empty)
 	go p.run(ctx)
@@ -108,8 +113,17 @@ func marshalAny(message proto.Message) (*anypb.Any, error) {
 	return &anypb.Any{TypeUrl: string(proto.MessageName(message)), Value: value}, nil
 }
 
+// retry tries again at once, and soon after that, what waits for containerd to come back: there is a sign that it is.
+func (p *publisher) retry() {
+	select {
+	case p.back <- struct{}{}:
+	default:
+	}
+}
+
 // flush waits until all that was published before has been sent.
 func (p *publisher) flush(ctx context.Context) error {
+	p.retry()
 	p.mu.Lock()
 	empty := p.empty
 	p.mu.Unlock()
@@ -179,18 +193,26 @@ func (p *publisher) send(ctx context.Context, envelope *types.Envelope) bool {
 		if err == nil {
 			return true
 		}
-		if _, answered := status.FromError(err); answered {
+		if refused(err) {
 			p.logger.Error("event lost: containerd refused it", "topic", envelope.Topic, "error", err)
 			return true
 		}
 		p.logger.Debug("containerd is away: event waits", "topic", envelope.Topic, "error", err, "again_in", backoff)
 		select {
 		case <-time.After(backoff):
+			backoff = min(2*backoff, maxBackoff)
+		case <-p.back:
+			backoff = firstBackoff
 		case <-ctx.Done():
 			return false
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
+}
+
+// refused tells whether an error is containerd's verdict on the event. One that is just ending answers that it cannot.
+func refused(err error) bool {
+	answer, answered := status.FromError(err)
+	return answered && !slices.Contains([]codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.Unavailable}, answer.Code())
 }
 
 // containerdForwarder forwards over containerd's ttrpc socket. It is used by one goroutine.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -12,10 +14,13 @@ import (
 	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
+	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // fakeForwarder is a containerd that takes events, refuses one, or is away a number of times.
@@ -24,6 +29,7 @@ type fakeForwarder struct {
 	away   int
 	refuse string
 	block  chan struct{}
+	asked  chan struct{} // takes a token for each event that is offered
 	got    []string
 }
 
@@ -34,6 +40,9 @@ func (f *fakeForwarder) forward(ctx context.Context, envelope *types.Envelope) e
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if f.asked != nil {
+		f.asked <- struct{}{}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,6 +115,93 @@ func TestPublisherIsBounded(t *testing.T) {
 	}
 	if last := forwarder.got[len(forwarder.got)-1]; last != fmt.Sprint(maxQueuedEvents+9) {
 		t.Errorf("the newest event was lost: %s", last)
+	}
+}
+
+// TestPublisherFlushesAtOnce has a containerd that comes back after so long that it is rarely looked for. The shim's end, which it asks
+// for, does not lose the last events.
+func TestPublisherFlushesAtOnce(t *testing.T) {
+	const away = 5
+	forwarder := &fakeForwarder{away: away, asked: make(chan struct{}, away+1)}
+	p := newPublisher("ns", forwarder, slog.New(slog.DiscardHandler))
+	defer p.close()
+	p.publish(&eventtypes.TaskOOM{ContainerID: "c1"})
+	for range away {
+		<-forwarder.asked // after the last one it waits 0.8 s
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), flushTimeout)
+	defer cancel()
+	if err := p.flush(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// eventsServer is the service of containerd that takes events.
+type eventsServer struct {
+	mu  sync.Mutex
+	got []string
+}
+
+func (s *eventsServer) Forward(_ context.Context, request *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+	var event eventtypes.TaskOOM
+	if err := proto.Unmarshal(request.Envelope.Event.Value, &event); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = append(s.got, event.ContainerID)
+	return nothing, nil
+}
+
+// serve serves on the socket until what it returns is called, which breaks every connection.
+func (s *eventsServer) serve(t *testing.T, path string) (crash func()) {
+	t.Helper()
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventsapi.RegisterTTRPCEventsService(server, s)
+	ended := make(chan struct{})
+	go func() {
+		_ = server.Serve(context.Background(), listener) // it ends by being closed
+		close(ended)
+	}()
+	return func() {
+		server.Close()
+		<-ended
+	}
+}
+
+// TestPublisherOverRestarts publishes to a containerd that crashes again and again. Each event comes, in order; only one whose answer a
+// crash has swallowed comes twice, as nobody can know that it came.
+func TestPublisherOverRestarts(t *testing.T) {
+	const restarts, events = 5, 2000
+	path := filepath.Join(t.TempDir(), "socket")
+	p := newPublisher("ns", newContainerdForwarder(path), slog.New(slog.DiscardHandler))
+	defer p.close()
+	server := &eventsServer{}
+	var want []string
+	for i := range restarts {
+		crash := server.serve(t, path)
+		for j := range events / restarts {
+			id := fmt.Sprint(i, "-", j)
+			want = append(want, id)
+			p.publish(&eventtypes.TaskOOM{ContainerID: id})
+		}
+		crash()
+	}
+	defer server.serve(t, path)()
+	if err := p.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.mu.Lock()
+	defer server.mu.Unlock()
+	if twice := len(server.got) - len(want); twice > restarts || !slices.Equal(slices.Compact(server.got), want) {
+		t.Errorf("%d events of %d came, %d of them twice", len(server.got), len(want), twice)
 	}
 }
 

@@ -81,7 +81,7 @@ func inheritedListener() (net.Listener, error) {
 
 // serveUntilGone serves the listener until the service is gone, and ends it on a signal.
 func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Signal) error {
-	clients := new(clients)
+	clients := &clients{welcome: service.events.retry} // who connects is a containerd that is there, perhaps after a restart
 	server, err := ttrpc.NewServer(
 		ttrpc.WithServerHandshaker(clients),
 		ttrpc.WithUnaryServerInterceptor(service.intercept),
@@ -110,7 +110,10 @@ func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Sign
 
 // clients counts the connections of a ttrpc server. Its own Shutdown does not do: it takes a connection for idle, and closes it, while a
 // call on it waits for its reply to be written.
-type clients struct{ connected sync.WaitGroup }
+type clients struct {
+	welcome   func() // called for each
+	connected sync.WaitGroup
+}
 
 // Handshake implements ttrpc.Handshaker: only the user whom the shim runs as may connect.
 func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
@@ -118,6 +121,7 @@ func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, 
 	if err != nil {
 		return nil, nil, err
 	}
+	c.welcome()
 	c.connected.Add(1)
 	return &clientConn{Conn: conn, hangUp: sync.OnceFunc(c.connected.Done)}, credentials, nil
 }

@@ -28,6 +28,7 @@ type service struct {
 	events        interface {
 		publish(event proto.Message)
 		flush(ctx context.Context) error
+		retry()
 	}
 	logger *slog.Logger // names the sandbox
 	// runtimeLogger does not, as the runtime does so itself.

@@ -52,7 +52,7 @@ func Start(ctx context.Context, build Build) (_ *Daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Dir: dir, Namespace: filepath.Base(dir), Build: build, exited: make(chan struct{})}
+	d := &Daemon{Dir: dir, Namespace: filepath.Base(dir), Build: build}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Stop())
@@ -143,19 +143,22 @@ func (d *Daemon) writeConfig() error {
 func (d *Daemon) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := os.Remove(filepath.Join(d.Dir, "notify.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(d.Dir, "notify.sock"), Net: "unixgram"})
 	if err != nil {
 		return err
 	}
 	defer notify.Close()
-	log, err := os.Create(d.logPath())
+	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 
 	cmd := d.Command(context.Background(), d.Build.Path("bin/containerd"),
-		"--config", filepath.Join(d.Dir, "config.toml"), "--log-level", "debug")
+		"--config", filepath.Join(d.Dir, "config.toml"), "--log-level", "trace")
 	cmd.Env = append(os.Environ(),
 		"LIMPET_CONFIG="+d.ConfigPath(), // for clients that cannot name it
 		"TMPDIR="+d.temporary(),
@@ -167,10 +170,11 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	d.cmd = cmd
+	exited := make(chan struct{})
+	d.cmd, d.exited = cmd, exited
 	go func() {
 		_ = cmd.Wait() // how it ended does not matter, its log says why
-		close(d.exited)
+		close(exited)
 	}()
 
 	ready := make(chan error, 1)
@@ -199,6 +203,23 @@ func awaitReady(notify *net.UnixConn) error {
 			}
 		}
 	}
+}
+
+// Kill kills containerd as a crash would, and waits for its end. Shims and containers live on.
+func (d *Daemon) Kill() error {
+	if err := d.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("kill containerd: %w", err)
+	}
+	<-d.exited
+	return nil
+}
+
+// Restart starts containerd again after Kill and waits until it serves the run's client again.
+func (d *Daemon) Restart(ctx context.Context) error {
+	if err := d.start(ctx); err != nil {
+		return fmt.Errorf("start containerd again: %w; its log ends:\n%s", err, d.LogTail())
+	}
+	return d.awaitConnection(ctx)
 }
 
 // Stop ends containerd and removes the directory of the run. Containers have to be gone before; processes that they have left

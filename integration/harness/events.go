@@ -179,9 +179,14 @@ func (r *Recorder) Of(ctx context.Context, container string) ([]Event, error) {
 }
 
 func (r *Recorder) snapshot(container string) []Event {
+	return slices.DeleteFunc(r.All(), func(e Event) bool { return e.Container() != container })
+}
+
+// All returns the events that have come so far, also after containerd's end.
+func (r *Recorder) All() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(r.events), func(e Event) bool { return e.Container() != container })
+	return slices.Clone(r.events)
 }
 
 // Close ends the recording.

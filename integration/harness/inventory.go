@@ -17,8 +17,8 @@ import (
 // Inventory is everything on this host that belongs to a run, one line each.
 type Inventory map[string]bool
 
-// Inventory lists what the run has on this host now: processes, mounts, unix sockets, network namespaces and what is in the
-// run's, cgroups, and entries of the directories that limpet, containerd and CNI keep sandboxes in.
+// Inventory lists what the run has on this host now, beside containerd itself: processes, mounts, unix sockets, network namespaces
+// and what is in the run's, cgroups, and entries of the directories that limpet, containerd and CNI keep sandboxes in.
 func (d *Daemon) Inventory() (Inventory, error) {
 	inventory := Inventory{}
 	for _, list := range []func() ([]string, error){d.processes, d.mounts, d.unixSockets, d.cgroups, d.entries, d.networkParts} {
@@ -74,7 +74,9 @@ func (d *Daemon) processes() ([]string, error) {
 	processes, err := d.Processes()
 	var lines []string
 	for _, process := range processes {
-		lines = append(lines, "process "+process.String())
+		if process.PID != d.Pid() { // another one after each Restart
+			lines = append(lines, "process "+process.String())
+		}
 	}
 	return lines, err
 }
