@@ -75,6 +75,7 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 		return err
 	}
 	times.log(ctx, c.log, "container created")
+	c.sandbox.keep(PartCreate, times)
 	return nil
 }
 

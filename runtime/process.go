@@ -99,6 +99,14 @@ func (p *Process) PID() int { return p.container.anchor.PID() }
 
 func (p *Process) isInit() bool { return p.id == "" }
 
+// part is the part of a trace that the process's start is.
+func (p *Process) part() string {
+	if p.isInit() {
+		return PartStart
+	}
+	return PartExec
+}
+
 // String names the process in messages.
 func (p *Process) String() string {
 	if p.isInit() {
@@ -113,11 +121,13 @@ func (p *Process) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p, err)
 	}
-	err = p.run(ctx, size)
+	times := newTrace()
+	err = p.run(ctx, size, times)
 	if err = p.settle(err); err != nil {
 		p.streams.close()
 		return fmt.Errorf("start %s: %w", p, err)
 	}
+	p.container.sandbox.keep(p.part(), times)
 	p.catchUp(ctx, size)
 	if p.isInit() {
 		p.container.runPoststart(ctx)
@@ -146,7 +156,7 @@ func (p *Process) claimStart() (*protocol.Size, error) {
 
 // run tells the agent to start the process, and opens its streams meanwhile. If one of the two fails the process may run all
 // the same: it is killed.
-func (p *Process) run(ctx context.Context, size *protocol.Size) error {
+func (p *Process) run(ctx context.Context, size *protocol.Size, times *trace) error {
 	message, err := p.startMessage(size)
 	if err != nil {
 		return err
@@ -161,10 +171,14 @@ func (p *Process) run(ctx context.Context, size *protocol.Size) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	var callErr error
 	group.Go(func() error {
+		defer times.stage("run")()
 		_, callErr = p.container.sandbox.call(groupCtx, startTimeout, message)
 		return callErr
 	})
-	group.Go(func() error { return p.streams.open(groupCtx, p.container.sandbox.guest) })
+	group.Go(func() error {
+		defer times.stage("streams")()
+		return p.streams.open(groupCtx, p.container.sandbox.guest)
+	})
 	err = group.Wait()
 	if err != nil && callErr != nil && !errors.Is(callErr, context.Canceled) {
 		err = callErr // the agent's reason; that the streams did not open then is a consequence

@@ -125,6 +125,23 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestPidsUntilDeleted has a container whose init has ended: as long as it is there it has a pid.
+func TestPidsUntilDeleted(t *testing.T) {
+	w := newTestSandbox(t)
+	container := w.run(t, IO{})
+	w.exit(container.Init(), 0)
+	waitExit(t, container.Init())
+	if pids := container.Pids(); len(pids) != 1 || pids[0] != (Pid{PID: uint32(container.Init().PID())}) {
+		t.Errorf("ended: %+v", pids)
+	}
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if pids := container.Pids(); len(pids) > 0 {
+		t.Errorf("deleted: %+v", pids)
+	}
+}
+
 // TestInitEndsLast has the agent report init's end before its exec's.
 func TestInitEndsLast(t *testing.T) {
 	w := newTestSandbox(t)

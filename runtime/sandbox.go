@@ -66,6 +66,7 @@ type Sandbox struct {
 
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
+	began       time.Time
 
 	frame    frame
 	resizing chan struct{} // held while the machine is resized
@@ -79,6 +80,7 @@ type Sandbox struct {
 	claimed    bool                  // there was a container
 	processes  map[uint64]*Process   // by request id
 	demands    map[*Container]demand // what each asks of the machine
+	kept       map[string]bool       // the parts of the trace that are written down
 }
 
 // NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet. On error
@@ -88,17 +90,19 @@ func NewSandbox(ctx context.Context, options SandboxOptions) (*Sandbox, error) {
 }
 
 func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*Sandbox, error) {
+	times := newTrace()
 	s := &Sandbox{
 		id: options.ID, namespace: options.Namespace, observer: options.Observer,
 		log:        options.Logger.With("sandbox", options.ID),
 		lost:       make(chan struct{}),
+		began:      times.began,
 		life:       lifecycle[sandboxState]{sandboxCreating, sandboxMoves},
 		containers: map[string]*Container{},
 		processes:  map[uint64]*Process{},
 		demands:    map[*Container]demand{},
 		resizing:   make(chan struct{}, 1),
+		kept:       map[string]bool{},
 	}
-	times := newTrace()
 	if err := s.start(ctx, options, start, times); err != nil {
 		s.fail(err)
 		err = fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
@@ -107,6 +111,7 @@ func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*S
 		return nil, errors.Join(err, s.undo.run(undoCtx))
 	}
 	times.log(ctx, s.log, "sandbox started")
+	s.keep(PartSandbox, times)
 	return s, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,9 @@ type record struct {
 	Machine    []hypervisor.Process       `json:"machine"`
 	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
 	Containers map[string]containerRecord `json:"containers"`
+	// Began and Parts are the sandbox's trace, see Trace.
+	Began time.Time   `json:"began"`
+	Parts []TracePart `json:"parts"`
 }
 
 // containerRecord is what is remembered of a container. Bundle and rootfs are recorded before anything is made for it.

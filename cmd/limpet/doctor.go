@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -33,9 +32,7 @@ func examine(c *cli.Context) error {
 	}
 	findings := doctor.Examine(c.Context, c.String("config"), report)
 	if c.Bool("json") {
-		encoder := json.NewEncoder(c.App.Writer)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(map[string]any{"healthy": doctor.Healthy(findings), "findings": findings}); err != nil {
+		if err := printJSON(c.App.Writer, map[string]any{"healthy": doctor.Healthy(findings), "findings": findings}); err != nil {
 			return err
 		}
 	}

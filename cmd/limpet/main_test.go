@@ -36,6 +36,9 @@ func TestRun(t *testing.T) {
 		{[]string{"doctor", "--loud"}, exitUsage, "", "-loud"},
 		{[]string{"doctor", "who"}, exitUsage, "", `"who"`},
 		{[]string{"config", "x"}, exitUsage, "", `"x"`},
+		{[]string{"trace", "--config", broken}, exitFailure, "", "memroy"},
+		{[]string{"trace", "a", "b"}, exitUsage, "", `"b"`},
+		{[]string{"trace", "--loud"}, exitUsage, "", "-loud"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
