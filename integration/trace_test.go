@@ -60,8 +60,8 @@ func TestTrace(t *testing.T) {
 		wantError(t, result.Stdout, c.id, daemon.Namespace)
 	}
 
-	log := daemon.Log()
-	if n := strings.Count(log, `msg="sandbox started" runtime=io.containerd.limpet.v2 namespace=`+daemon.Namespace+" sandbox="+c.id+" "); n != 1 {
+	line := `msg="sandbox started" runtime=io.containerd.limpet.v2 namespace=` + daemon.Namespace + " sandbox=" + c.id + " "
+	if n := strings.Count(daemon.Log(), line); n != 1 {
 		t.Errorf("the log has %d lines of the sandbox's start", n)
 	}
 

@@ -114,7 +114,8 @@ func printTrace(w io.Writer, trace runtime.Trace, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, trace)
 	}
-	fmt.Fprintf(w, "sandbox %s of namespace %s, begun %s\n\n", trace.ID, trace.Namespace, trace.Began.Local().Format("2006-01-02 15:04:05.000"))
+	began := trace.Began.Local().Format("2006-01-02 15:04:05.000")
+	fmt.Fprintf(w, "sandbox %s of namespace %s, begun %s\n\n", trace.ID, trace.Namespace, began)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "FROM MS\tTOOK MS\t  STAGE")
 	for _, part := range trace.Parts {
