@@ -66,13 +66,19 @@ type fakeSandbox struct {
 	runtime    *fakeRuntime
 	options    SandboxOptions
 	failCreate error
+	hold       func(ctx context.Context) error // called by each creation, if set
 
 	mu         sync.Mutex
 	containers map[string]*fakeContainer
 	stopped    bool
 }
 
-func (s *fakeSandbox) CreateContainer(_ context.Context, options runtime.ContainerOptions) (Container, error) {
+func (s *fakeSandbox) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {
+	if s.hold != nil {
+		if err := s.hold(ctx); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failCreate != nil {

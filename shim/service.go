@@ -42,8 +42,15 @@ type service struct {
 	mu      sync.Mutex
 	sandbox *sandboxSlot     // nil: none
 	tasks   map[string]*task // nil value: the id is taken by a container that is being made
+	making  map[string]making
 	closing bool
 	gone    chan struct{} // closed when the process may exit
+}
+
+// making is a container that is being made.
+type making struct {
+	callerGone <-chan struct{} // closed when nobody waits for it any more: it is being undone
+	done       chan struct{}   // closed when it is made or undone
 }
 
 // sandboxSlot is a sandbox that is being made, or is there.
@@ -68,6 +75,7 @@ func newService(id, namespace, bundle string, runtime Runtime, logger *slog.Logg
 
 		closed: func() {},
 		tasks:  make(map[string]*task),
+		making: make(map[string]making),
 		gone:   make(chan struct{}),
 	}
 }
@@ -92,30 +100,62 @@ func (s *service) process(id, execID string) (*task, *process, error) {
 	return task, process, err
 }
 
-// reserve takes a container id; one that is not used in the end is given back with forget.
-func (s *service) reserve(id string) error {
+// reserve takes a container id; add or forget follows. An id whose container is being undone, because containerd was killed while it
+// was being made, is there when that is done: the next containerd is asked for the same container again.
+func (s *service) reserve(ctx context.Context, id string) error {
+	for {
+		other, err := s.tryReserve(ctx, id)
+		if err == nil || other.done == nil {
+			return err
+		}
+		select {
+		case <-other.callerGone:
+		default:
+			return err
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tryReserve takes a container id, or tells who makes a container of that id now, if that is what keeps it.
+func (s *service) tryReserve(ctx context.Context, id string) (making, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return fmt.Errorf("container %s: sandbox %s is shutting down: %w", id, s.id, errdefs.ErrUnavailable)
+		return making{}, fmt.Errorf("container %s: sandbox %s is shutting down: %w", id, s.id, errdefs.ErrUnavailable)
 	}
 	if _, taken := s.tasks[id]; taken {
-		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+		return s.making[id], fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
 	s.tasks[id] = nil
-	return nil
+	s.making[id] = making{callerGone: ctx.Done(), done: make(chan struct{})}
+	return making{}, nil
 }
 
 func (s *service) add(task *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tasks[task.id] = task
+	s.made(task.id)
 }
 
 func (s *service) forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, id)
+	s.made(id)
+}
+
+// made ends the making of a container, if it is being made. The caller holds the lock.
+func (s *service) made(id string) {
+	if making, ok := s.making[id]; ok {
+		close(making.done)
+		delete(s.making, id)
+	}
 }
 
 // sandboxFor returns the sandbox and makes it if there is none. One caller makes it and the others wait for that one.

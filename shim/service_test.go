@@ -50,6 +50,55 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
+// TestCreateWhileUndone has the caller of a Create go, as a containerd that is killed, and the next one ask again while what the first had
+// made is being undone.
+func TestCreateWhileUndone(t *testing.T) {
+	f := newFixture(t)
+	f.create("c1")
+	creating, undoing, undone := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	first := true
+	f.fake.sandboxes[0].hold = func(ctx context.Context) error {
+		if !first {
+			return nil
+		}
+		first = false
+		close(creating)
+		<-ctx.Done()
+		close(undoing)
+		<-undone
+		return ctx.Err()
+	}
+	request := &taskapi.CreateTaskRequest{ID: "c2"}
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 2)
+	create := func(ctx context.Context) {
+		_, err := f.Create(ctx, request)
+		errs <- err
+	}
+	go create(ctx)
+	<-creating
+	if _, err := f.Create(t.Context(), request); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("while it is made: %v", err)
+	}
+	cancel()
+	<-undoing
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Create(impatient, request); !errors.Is(err, context.Canceled) {
+		t.Errorf("while it is undone, without patience: %v", err)
+	}
+	go func() { close(undone) }()
+	create(t.Context())
+	for range 2 {
+		if err := <-errs; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	if _, err := f.Start(t.Context(), &taskapi.StartRequest{ID: "c2"}); err != nil {
+		t.Errorf("start of the second: %v", err)
+	}
+}
+
 func TestCreateFailureCanBeRetried(t *testing.T) {
 	f := newFixture(t)
 	f.fake.failNew = errors.New("no kernel")

@@ -31,7 +31,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (mad
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", r.ID, err)
 	}
-	if err := s.reserve(r.ID); err != nil {
+	if err := s.reserve(ctx, r.ID); err != nil {
 		return nil, err
 	}
 	defer func() {
