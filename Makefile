@@ -63,8 +63,9 @@ unit: setup
 integration: setup
 	@$(stage) 'integration tests' go test -count=1 -timeout 60m -v ./integration
 
+EXECS ?= 100
 bench: setup
-	@$(stage) 'benchmarks' go run ./integration/bench -json build/bench.json
+	@$(stage) 'benchmarks' go run ./integration/bench -execs $(EXECS) -json build/bench.json
 
 fuzz: packages
 	@integration/setup/fuzz

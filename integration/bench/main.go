@@ -19,19 +19,20 @@ import (
 
 func main() {
 	runs := flag.Int("n", 5, "how often each side of a row is measured")
+	execs := flag.Int("execs", 100, "how many execs are measured in a row")
 	jsonPath := flag.String("json", "", "a file to write the report to, as JSON")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := run(ctx, *runs, *jsonPath); err != nil {
+	if err := run(ctx, *runs, *execs, *jsonPath); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, runs int, jsonPath string) (err error) {
-	if runs < 1 {
-		return errors.New("-n has to be at least 1")
+func run(ctx context.Context, runs, execs int, jsonPath string) (err error) {
+	if runs < 1 || execs < 1 {
+		return errors.New("-n and -execs have to be at least 1")
 	}
 	build, err := harness.FindBuild(harness.Limpet, harness.Runc)
 	if err != nil {
@@ -41,11 +42,11 @@ func run(ctx context.Context, runs int, jsonPath string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{ctx: ctx, daemon: daemon, runs: runs}
+	b := &bench{ctx: ctx, daemon: daemon, runs: runs, rowOfExecs: execs}
 	defer func() { err = errors.Join(err, b.cleanUp()) }()
 
 	report := report{Runs: runs}
-	for _, part := range []func() ([]row, error){b.starts, b.execs, b.streams, b.memory, b.boots, b.codec} {
+	for _, part := range []func() ([]row, error){b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.codec} {
 		rows, err := part()
 		if err != nil {
 			return err
@@ -66,7 +67,9 @@ type bench struct {
 	ctx    context.Context
 	daemon *harness.Daemon
 	runs   int
-	count  int // of the containers made
+	// rowOfExecs is how many execs are measured in a row.
+	rowOfExecs int
+	count      int // of the containers and execs made
 }
 
 // cleanUp removes what a measurement that failed left behind, and stops containerd.

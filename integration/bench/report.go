@@ -24,6 +24,15 @@ func (s series) median() float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
+// percentile is the value that so many percent of the series do not exceed.
+func (s series) percentile(percent int) float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	return sorted[(len(sorted)*percent+99)/100-1]
+}
+
 // row is one line of the report: limpet and what it is compared with.
 type row struct {
 	Name          string
