@@ -130,7 +130,8 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	}
 	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
-	s.dir, err = createStateDir(ctx, configuration.StateDir, s.namespace, s.id, options.Bundle)
+	first := record{Namespace: s.namespace, ID: s.id, Containers: map[string]containerRecord{}, Began: s.began}
+	s.dir, err = createStateDir(ctx, configuration.StateDir, first, options.Bundle)
 	if err != nil {
 		return err
 	}

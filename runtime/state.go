@@ -69,11 +69,10 @@ func statePath(root, namespace, id string) string {
 	return filepath.Join(root, hex.EncodeToString(sum[:8]))
 }
 
-// createStateDir makes a sandbox's directory and a link to it in the bundle. One that is left over of a shim that is gone is
-// cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
-func createStateDir(ctx context.Context, root, namespace, id, bundle string) (_ *stateDir, err error) {
-	dir := &stateDir{path: statePath(root, namespace, id)}
-	dir.record = record{Namespace: namespace, ID: id, Containers: map[string]containerRecord{}}
+// createStateDir makes a sandbox's directory with the first record, and a link to it in the bundle. One that is left over of a shim
+// that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
+func createStateDir(ctx context.Context, root string, first record, bundle string) (_ *stateDir, err error) {
+	dir := &stateDir{path: statePath(root, first.Namespace, first.ID), record: first}
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, dir.failed("make", err)
 	}

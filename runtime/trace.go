@@ -119,11 +119,7 @@ func (s *Sandbox) keep(name string, times *trace) {
 		return
 	}
 	part := times.part(name, s.began)
-	err := s.dir.update(func(record *record) {
-		record.Began = s.began
-		record.Parts = append(slices.Clone(record.Parts), part)
-	})
-	if err != nil {
+	if err := s.dir.update(func(record *record) { record.Parts = append(slices.Clone(record.Parts), part) }); err != nil {
 		s.log.Warn("a part of the trace is missing", "part", name, "error", err)
 	}
 }
