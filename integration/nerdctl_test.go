@@ -41,8 +41,13 @@ func (s *scope) box(name string, flags []string, command ...string) string {
 }
 
 // forever is the command of a container that does nothing until it is told to end. The first process of a container ignores
-// signals for which it has no handler.
-var forever = []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000000 & wait; done"}
+// signals for which it has no handler: awaitHandler waits until it has.
+var forever = []string{"sh", "-c", "trap 'exit 0' TERM; touch /dev/shm/handler; while :; do sleep 1000000 & wait; done"}
+
+func (s *scope) awaitHandler(name string) {
+	s.Helper()
+	s.nerdctl("exec", name, "sh", "-c", "until [ -e /dev/shm/handler ]; do sleep 0.1; done")
+}
 
 // expect checks what a command of nerdctl wrote.
 func (s *scope) expect(pattern string, args ...string) {
@@ -115,10 +120,12 @@ func TestNerdctlLife(t *testing.T) {
 	}
 	s.expect(`(?s)PID.*\d+`, "top", "life")
 
+	s.awaitHandler("life")
 	s.nerdctl("stop", "life")
 	s.expect(`^exited 0$`, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "life")
 	s.nerdctl("start", "life")
 	s.expect(`^running$`, "inspect", "--format", "{{.State.Status}}", "life")
+	s.awaitHandler("life")
 	s.nerdctl("restart", "life")
 	s.expect(`^up$`, "exec", "life", "echo", "up")
 	s.nerdctl("pause", "life")

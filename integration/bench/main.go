@@ -46,7 +46,9 @@ func run(ctx context.Context, runs, execs int, jsonPath string) (err error) {
 	defer func() { err = errors.Join(err, b.cleanUp()) }()
 
 	report := report{Runs: runs}
-	for _, part := range []func() ([]row, error){b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.codec} {
+	for _, part := range []func() ([]row, error){
+		b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.network, b.codec,
+	} {
 		rows, err := part()
 		if err != nil {
 			return err

@@ -156,29 +156,31 @@ func (d *Daemon) cniResults() ([]string, error) {
 	return lines, nil
 }
 
-// Dial connects to a literal address from the run's network namespace, which is the host to its containers.
-func (d *Daemon) Dial(ctx context.Context, address string) (net.Conn, error) {
-	// A socket is of the namespace of the thread that makes it. The thread is not unlocked, so it ends with its goroutine.
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	dialled := make(chan result, 1)
+// Within calls f on a thread in the run's network namespace, which is the host to its containers.
+func (d *Daemon) Within(f func() error) error {
+	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread()
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
 		file, err := os.Open(d.netns())
 		if err != nil {
-			dialled <- result{nil, err}
+			done <- err
 			return
 		}
 		defer file.Close()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			dialled <- result{nil, fmt.Errorf("enter %s: %w", d.netns(), err)}
+			done <- fmt.Errorf("enter %s: %w", d.netns(), err)
 			return
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-		dialled <- result{conn, err}
+		done <- f()
 	}()
-	answer := <-dialled
-	return answer.conn, answer.err
+	return <-done
+}
+
+// Dial connects to a literal address from the run's network namespace.
+func (d *Daemon) Dial(ctx context.Context, address string) (conn net.Conn, err error) {
+	err = d.Within(func() (err error) { // a socket is of the namespace of the thread that makes it
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+		return err
+	})
+	return conn, err
 }

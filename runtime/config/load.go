@@ -14,8 +14,9 @@ import (
 )
 
 // Load reads the configuration file at path, then the *.toml files of the directory conf.d beside it in the order of their
-// names; what a later file sets replaces what an earlier one set, the defaults come first. An empty path stands for the
-// one that PathVariable holds, or else for DefaultPath; that file may be missing, a named one may not. The error names the file, and the key if there is one.
+// names; what a later file sets replaces what an earlier one set, the defaults come first. An empty path stands for the one that
+// PathVariable holds, or else for DefaultPath; that file may be missing, a named one may not. The error names the file, and the
+// key if there is one.
 func Load(path string) (Config, error) {
 	if path == "" {
 		path = os.Getenv(PathVariable)
