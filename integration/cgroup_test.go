@@ -33,7 +33,7 @@ func (s *scope) memberships(process harness.Process) map[string]string {
 	for line := range strings.Lines(string(text)) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		dir := hierarchyDir(fields[1])
-		if _, err := os.Stat(dir); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
 			paths[dir] = fields[2]
 		}
 	}
