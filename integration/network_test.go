@@ -123,6 +123,30 @@ func TestNetworkOfKilledShim(t *testing.T) {
 	}
 }
 
+// TestNetworkOfSeveral gives a container two interfaces, and does not start one that has three: a machine has room for two.
+func TestNetworkOfSeveral(t *testing.T) {
+	s := limpetOnly(t)
+	pod, world := s.netns("pod"), s.netns("world")
+	s.wire(pod, world)
+	more := func(name, network string) {
+		s.ip("-n %s link add %s type veth peer name %s netns %s", pod, name, name, world)
+		s.ip("-n %s link set %s up", world, name)
+		s.ip("-n %s link set %s up", pod, name)
+		s.ip("-n %s address add %s.1/24 dev %s", world, network, name)
+		s.ip("-n %s address add %s.2/24 dev %s", pod, network, name)
+	}
+	netns := []string{"--with-ns", "network:/run/netns/" + pod}
+	more("aux0", "10.7.0")
+	got := s.output(netns, "sh", "-c", "ls /sys/class/net; for a in 10.9.0.1 10.7.0.1; do ping -c 1 -W 10 $a | grep -c '1 packets received'; done")
+	if want := "aux0\neth0\nlo\n1\n1\n"; got != want {
+		t.Errorf("the container wrote %q, want %q", got, want)
+	}
+	more("aux1", "10.8.0")
+	if result := s.run(netns, "true"); result.Code == 0 || !strings.Contains(result.Stderr, "connect its network: give the VM interface") {
+		t.Errorf("three interfaces: %d, %s", result.Code, result.Stderr)
+	}
+}
+
 // TestNoNetwork is a container whose namespace nobody connects: loopback is all it has, and works.
 func TestNoNetwork(t *testing.T) {
 	s := begin(t)

@@ -25,6 +25,7 @@
 //
 // The machine's size follows what its containers' limits come to (see frame.size): it grows before a limit is raised, and shrinks after
 // one is lowered or gone.
+// The machine's network is that of its first container's network namespace, as it is when that container starts.
 //
 // What holds throughout:
 //   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.

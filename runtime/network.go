@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/network"
@@ -39,10 +43,28 @@ func (c *Container) connect(ctx context.Context) error {
 	if err != nil || plan.Empty() {
 		return errors.Join(err, namespace.Close())
 	}
+	link := &connection{namespace: namespace, own: c.plan.NewNetNS}
+	c.undo.push("disconnect the network", func(context.Context) error { return link.close() })
+	if err := c.join(ctx, link, plan); err != nil {
+		return errors.Join(err, link.close())
+	}
+	return nil
+}
+
+// join gives the machine its network cards, and has the agent set them up.
+func (c *Container) join(ctx context.Context, link *connection, plan network.Plan) error {
 	times := newTrace()
 	done := times.stage("cards")
-	if err := c.plugCards(ctx, namespace, plan.Cards); err != nil {
-		return err
+	if !link.own {
+		record := networkRecord{Path: c.plan.NetNS, ID: link.namespace.ID(), Cards: plan.Cards}
+		if err := c.sandbox.dir.updateContainer(c.id, func(container *containerRecord) { container.Network = &record }); err != nil {
+			return err
+		}
+	}
+	for _, card := range plan.Cards {
+		if err := c.plug(ctx, link, card); err != nil {
+			return fmt.Errorf("give the VM interface %s: %w", card.Interface, err)
+		}
 	}
 	done()
 	done = times.stage("guest")
@@ -52,6 +74,15 @@ func (c *Container) connect(ctx context.Context) error {
 	done()
 	times.log(ctx, c.log, "network connected")
 	return nil
+}
+
+func (c *Container) plug(ctx context.Context, link *connection, card network.Card) error {
+	tap, err := link.attach(card)
+	if err != nil {
+		return err
+	}
+	defer tap.Close() // the machine has a duplicate
+	return c.sandbox.machine.Plug(ctx, hypervisor.NIC{ID: card.ID(), MAC: card.MAC, Tap: tap})
 }
 
 // planNetwork plans the guest's network. That of the host itself is not extended into a VM.
@@ -66,41 +97,50 @@ func planNetwork(namespace *network.Namespace, sysctls map[string]string) (netwo
 	return network.NewPlan(state, sysctls)
 }
 
-// plugCards gives the machine its network cards. The namespace is closed when that is undone.
-func (c *Container) plugCards(ctx context.Context, namespace *network.Namespace, cards []network.Card) error {
-	var attached []network.Card
-	c.undo.push("disconnect the network", func(context.Context) error {
-		var errs []error
-		for _, card := range attached {
-			if c.plan.NewNetNS { // nobody else removes what is in it
-				errs = append(errs, namespace.Remove(card))
-			} else {
-				errs = append(errs, namespace.Detach(card))
-			}
-		}
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
-		return namespace.Close()
-	})
-	if c.plan.NetNS != "" {
-		record := networkRecord{Path: c.plan.NetNS, ID: namespace.ID(), Cards: cards}
-		if err := c.sandbox.dir.updateContainer(c.id, func(container *containerRecord) { container.Network = &record }); err != nil {
-			return err
-		}
+// connection is what the host has of a sandbox's network. It may be closed while it is being made.
+type connection struct {
+	namespace *network.Namespace
+	own       bool // the namespace is the container's own: nobody else removes what is in it
+
+	mu       sync.Mutex // held only for the kernel's answers
+	attached []network.Card
+	closed   bool
+}
+
+// attach makes a card's tap. The caller closes it.
+func (l *connection) attach(card network.Card) (*os.File, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errdefs.ErrUnavailable
 	}
-	for _, card := range cards {
-		tap, err := namespace.Attach(card)
-		if err != nil {
-			return err
-		}
-		attached = append(attached, card)
-		err = c.sandbox.machine.Plug(ctx, hypervisor.NIC{ID: card.ID(), MAC: card.MAC, Tap: tap})
-		if err = errors.Join(err, tap.Close()); err != nil {
-			return fmt.Errorf("give the VM interface %s: %w", card.Interface, err)
-		}
+	tap, err := l.namespace.Attach(card)
+	if err == nil {
+		l.attached = append(l.attached, card)
 	}
-	return nil
+	return tap, err
+}
+
+// close takes back what attach did. It may be called again, also to try what failed.
+func (l *connection) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	detach := l.namespace.Detach
+	if l.own {
+		detach = l.namespace.Remove
+	}
+	var errs []error
+	for _, card := range l.attached {
+		errs = append(errs, detach(card))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	l.closed = true
+	return l.namespace.Close()
 }
 
 // cleanup detaches what a killed shim left attached. A namespace that is gone, or another one now, has nothing of it.

@@ -120,11 +120,11 @@ func TestNetworkFails(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "interface eth0: no free port") {
 		t.Errorf("started: %v", err)
 	}
-	if _, err := container.Delete(t.Context()); err != nil {
-		t.Error(err)
-	}
 	if shown := inNetwork(t, path, redirected+"; ip link show"); strings.Contains(shown, "ingress") || strings.Contains(shown, "limpet") {
 		t.Errorf("left: %s", shown)
+	}
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
