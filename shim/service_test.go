@@ -68,7 +68,7 @@ func TestCreateWhileUndone(t *testing.T) {
 		<-undone
 		return ctx.Err()
 	}
-	request := &taskapi.CreateTaskRequest{ID: "c2"}
+	request := &taskapi.CreateTaskRequest{ID: "c2", Bundle: f.bundle}
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error, 2)
 	create := func(ctx context.Context) {
