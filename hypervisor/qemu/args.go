@@ -98,6 +98,9 @@ func kernelParameters(vcpus int, accelerator hypervisor.Accelerator) []string {
 	if accelerator == hypervisor.AcceleratorTCG {
 		parameters = append(parameters,
 			"clearcpuid=rep_good", // see processor
+			// The kernel looks whether the timer ticks, and panics if it does not within moments: on a busy host those may pass while
+			// the processor, a thread, does not run. Under KVM it does not look.
+			"no_timer_check",
 			// Cycles in a tick (4 ms) of a processor with 4 GHz. The kernel would measure it on each processor that it starts later, for
 			// two seconds. It is for short waits only, which on a slower host become longer.
 			"lpj=16000000",
