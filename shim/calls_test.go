@@ -107,6 +107,7 @@ func TestKillPassesOn(t *testing.T) {
 	if want := []string{"0 false", "64 true"}; !slices.Equal(container.init.signals, want) {
 		t.Errorf("got %q, want %q", container.init.signals, want)
 	}
+	f.expectEvents("create c1", "start c1", "exit c1 192")
 }
 
 // Without a terminal, and after the end, there is nothing to resize, which is no error.

@@ -393,11 +393,11 @@ func TestServe(t *testing.T) {
 	if _, err := tasks.State(t.Context(), &taskapi.StateRequest{ID: "none"}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		t.Errorf("State: %v", err)
 	}
-	if _, err := tasks.Checkpoint(t.Context(), &taskapi.CheckpointTaskRequest{}); !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
-		t.Errorf("Checkpoint: %v", err)
-	}
 	if _, err := tasks.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: f.bundle}); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := tasks.Checkpoint(t.Context(), &taskapi.CheckpointTaskRequest{ID: "c1"}); !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
+		t.Errorf("Checkpoint: %v", err)
 	}
 	f.fake.sandboxes[0].containers["c1"].init.hook = func(*fakeProcess) { panic("a bug") }
 	if _, err := tasks.Start(t.Context(), &taskapi.StartRequest{ID: "c1"}); !errdefs.IsInternal(errgrpc.ToNative(err)) {
