@@ -387,14 +387,14 @@ func TestLogNeverWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(descriptor)
+	file := os.NewFile(uintptr(descriptor), logName)
+	defer file.Close()
 	line := []byte(strings.Repeat("x", 4096))
 	for range 100 { // more than a pipe holds
 		if n, err := (logPipe{descriptor}).Write(line); n != len(line) || err != nil {
 			t.Fatal(n, err)
 		}
 	}
-	file := os.NewFile(uintptr(descriptor), logName)
 	if n, err := io.ReadFull(file, line); n != len(line) || err != nil {
 		t.Errorf("%d %v", n, err)
 	}
