@@ -16,6 +16,7 @@ import (
 	eventtypes "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -142,14 +143,23 @@ type eventsServer struct {
 	got []string
 }
 
-func (s *eventsServer) Forward(_ context.Context, request *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+// life is the service from a start to the next crash, with which the calls under way are gone.
+type life struct {
+	*eventsServer
+	over bool
+}
+
+func (l *life) Forward(_ context.Context, request *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
 	var event eventtypes.TaskOOM
 	if err := proto.Unmarshal(request.Envelope.Event.Value, &event); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.got = append(s.got, event.ContainerID)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return nil, errdefs.ErrUnavailable
+	}
+	l.got = append(l.got, event.ContainerID)
 	return nothing, nil
 }
 
@@ -164,13 +174,17 @@ func (s *eventsServer) serve(t *testing.T, path string) (crash func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventsapi.RegisterTTRPCEventsService(server, s)
+	life := &life{eventsServer: s}
+	eventsapi.RegisterTTRPCEventsService(server, life)
 	ended := make(chan struct{})
 	go func() {
 		_ = server.Serve(context.Background(), listener) // it ends by being closed
 		close(ended)
 	}()
 	return func() {
+		s.mu.Lock()
+		life.over = true
+		s.mu.Unlock()
 		server.Close()
 		<-ended
 	}

@@ -25,6 +25,8 @@ const (
 const Image = "limpet.test/busybox:latest"
 
 const (
+	// runPrefix begins the names of a run's directory and namespaces.
+	runPrefix = "lt"
 	// startTimeout is how long containerd may take to say that it is ready. It takes less than a second on an idle host.
 	startTimeout = 60 * time.Second
 	// stopTimeout is how long it may take to end.
@@ -48,7 +50,7 @@ type Daemon struct {
 // Start starts a containerd with the binaries of build, waits until it serves, and imports Image. The caller stops it.
 func Start(ctx context.Context, build Build) (_ *Daemon, err error) {
 	// Not below os.TempDir: the paths of unix sockets have to stay below 108 bytes.
-	dir, err := os.MkdirTemp("/tmp", "lt")
+	dir, err := os.MkdirTemp("/tmp", runPrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -138,7 +138,7 @@ func (d *Daemon) cgroups() ([]string, error) {
 }
 
 // entries lists the entries of directories in which limpet and containerd have one for each sandbox, and of the run's directory
-// for temporary files.
+// for temporary files. Other runs have network namespaces, too.
 func (d *Daemon) entries() ([]string, error) {
 	directories := []string{
 		d.StateDir(), d.sockets(), d.temporary(), "/run/netns",
@@ -152,6 +152,9 @@ func (d *Daemon) entries() ([]string, error) {
 			return nil, err
 		}
 		for _, entry := range entries {
+			if directory == "/run/netns" && strings.HasPrefix(entry.Name(), runPrefix) {
+				continue
+			}
 			lines = append(lines, "entry "+filepath.Join(directory, entry.Name()))
 		}
 	}
