@@ -119,6 +119,8 @@ func TestNerdctlLife(t *testing.T) {
 		t.Errorf("exec: %d, %q, want %q", result.Code, result.Stdout, want)
 	}
 	s.expect(`(?s)PID.*\d+`, "top", "life")
+	s.expect(`^life \d+\.\d\d% [1-9][\d.]*[KM]iB / [1-9][\d.]*[MGE]iB [1-9]\d*$`, "stats", "--no-stream", "--format",
+		"{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}", "life")
 
 	s.awaitHandler("life")
 	s.nerdctl("stop", "life")
