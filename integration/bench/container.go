@@ -29,7 +29,29 @@ func (b *bench) starts() ([]row, error) {
 		return nil, err
 	}
 	first, err := b.runtimes("create to first output", "ms", "", b.firstOutput)
-	return []row{life, first}, err
+	if err != nil {
+		return nil, err
+	}
+	large, err := b.runtimes("ctr run --rm with 4 CPUs, 2 GiB", "ms", "", b.largeLife)
+	return []row{life, first, large}, err
+}
+
+// largeLife is the time of a container that asks for four processors and two gigabytes, and looks whether a machine of its own has them.
+func (b *bench) largeLife(runtime string) (float64, error) {
+	const memory = 2 << 30
+	began := time.Now()
+	flags := []string{"--rm", "--cpus", "4", "--memory-limit", fmt.Sprint(memory)}
+	result := b.daemon.Ctr(b.ctx, b.daemon.Args("run", b.spec(runtime, flags, "sh", "-c", "nproc; grep MemTotal /proc/meminfo"))...)
+	took := milliseconds(began)
+	var processors, kibibytes int
+	_, err := fmt.Sscanf(result.Stdout, "%d\nMemTotal: %d kB", &processors, &kibibytes)
+	if err := errors.Join(result.Err(), err); err != nil {
+		return 0, err
+	}
+	if runtime == harness.Limpet && (processors < 4 || kibibytes < memory>>10) {
+		return 0, fmt.Errorf("a container that asks for 4 processors and %d bytes has %d and %d KiB", memory, processors, kibibytes)
+	}
+	return took, nil
 }
 
 // firstOutput is the time from the start of ctr to the first byte that the container writes.
