@@ -63,6 +63,10 @@ type Machine interface {
 	Plug(ctx context.Context, device Device) error
 	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.
 	Unplug(ctx context.Context, id string) error
+	// AttachMount shows the guest a mount in a share: tree, a detached mount with those below it (open_tree(2)), on path. That is a file
+	// or directory of the share, of the same kind, named from the share's directory. Nothing is mounted on the host; the mount goes
+	// when path is removed there, or with the share. tree stays the caller's to close. errdefs.ErrNotFound: no such share.
+	AttachMount(share, path string, tree *os.File) error
 	// ResizeMemory adds memory to what the machine started with, or takes some of it back: added is what there is to be of it, in MiB, a
 	// multiple of MemoryStepMiB between 0 and what the configuration leaves room for (else errdefs.ErrInvalidArgument). It does not wait
 	// for the guest, which takes what is added some milliseconds later, and gives back what it can do without. The first addition
@@ -118,8 +122,8 @@ type VsockAttachment struct {
 	File *os.File
 }
 
-// Share is a host directory that the guest mounts with virtio-fs. Mounts below it are visible to the guest; those made later
-// too, if Dir is a mount point with shared propagation.
+// Share is a host directory that the guest mounts with virtio-fs, and cannot change. What is mounted below it is visible to the
+// guest if it is attached (see Machine.AttachMount), and can be changed as far as its flags allow.
 type Share struct {
 	ID  string
 	Tag string // what the guest mounts, at most 36 bytes

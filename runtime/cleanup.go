@@ -44,15 +44,15 @@ func Cleanup(ctx context.Context, bundle string) error {
 	return nil
 }
 
-// cleanupState ends what a state directory remembers, and removes it. A record that cannot be read does not keep the mounts from
-// being taken away; the directory then stays, because processes may live on that nobody else knows of.
+// cleanupState ends what a state directory remembers, and removes it. With a record that cannot be read the directory stays: processes
+// may live on that nobody else knows of.
 func cleanupState(ctx context.Context, path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	left, err := readRecord(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the record is the first thing written: without it nothing was begun
-		return errors.Join(err, detachBelow(path))
+		return err
 	}
 	var errs []error
 	for _, process := range left.Machine {
@@ -66,8 +66,6 @@ func cleanupState(ctx context.Context, path string) error {
 			errs = append(errs, container.Network.cleanup())
 		}
 	}
-	// The share's binds hold the containers' rootfs, so they go first.
-	errs = append(errs, detachBelow(path))
 	for _, container := range left.Containers {
 		if container.Rootfs != "" {
 			errs = append(errs, detachBelow(container.Rootfs))

@@ -130,19 +130,15 @@ func TestCleanupOfAStranger(t *testing.T) {
 }
 
 func TestCleanupBrokenRecord(t *testing.T) {
-	needRoot(t)
 	bundle, state := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(state, recordFile), "{")
 	if err := os.Symlink(state, filepath.Join(bundle, stateLink)); err != nil {
 		t.Fatal(err)
 	}
-	if err := makeShared(state); err != nil {
-		t.Fatal(err)
-	}
 	if err := Cleanup(t.Context(), bundle); err == nil {
 		t.Error("a broken record was taken")
 	}
-	if mounts, err := mountsBelow(state); err != nil || len(mounts) > 0 {
-		t.Errorf("still mounted: %v, %v", mounts, err)
+	if _, err := os.Stat(state); err != nil {
+		t.Errorf("the directory: %v", err)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/anchor"
-	"github.com/limpet-run/limpet/runtime/oci"
 )
 
 const (
@@ -110,44 +109,50 @@ func (c *Container) mountRootfs(mounts []mount.Mount) (string, error) {
 // fillShare puts the root directory and the mounts of the container into the share.
 func (c *Container) fillShare(root string) error {
 	dir := filepath.Join(c.sandbox.dir.share(), c.id)
-	target := filepath.Join(dir, rootfsDir)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return c.sandbox.dir.failed("make the container's share in", err)
 	}
+	// What is attached below it goes with it.
 	c.undo.push("remove the container's share", func(context.Context) error { return removeTree(dir) })
-	for _, name := range []string{target, filepath.Join(dir, mountsDir)} {
-		if err := os.Mkdir(name, 0o711); err != nil {
-			return c.sandbox.dir.failed("make the container's share in", err)
-		}
+	if err := os.Mkdir(filepath.Join(dir, mountsDir), 0o711); err != nil {
+		return c.sandbox.dir.failed("make the container's share in", err)
 	}
-	if err := bindMount(root, target, bindOptions{recursive: true}); err != nil {
+	if err := c.share(root, rootfsDir, bindOptions{recursive: true}); err != nil {
 		return fmt.Errorf("share the root file system: %w", err)
 	}
 	for _, bind := range c.plan.Binds {
-		if err := shareBind(bind, filepath.Join(dir, mountsDir, bind.Name)); err != nil {
+		err := c.share(bind.Source, filepath.Join(mountsDir, bind.Name), bindOptions{
+			recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
+		})
+		if err != nil {
 			return fmt.Errorf("mount on %s: %w", bind.Destination, err)
 		}
 	}
 	return nil
 }
 
-// shareBind binds a file or directory on target, which it makes.
-func shareBind(bind oci.Bind, target string) error {
-	info, err := os.Stat(bind.Source)
+// share shows the guest a file or directory under a name in the container's part of the share.
+func (c *Container) share(source, name string, options bindOptions) error {
+	info, err := os.Stat(source)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	target := filepath.Join(c.id, name)
+	place := filepath.Join(c.sandbox.dir.share(), target)
 	if info.IsDir() {
-		err = os.Mkdir(target, 0o711)
+		err = os.Mkdir(place, 0o711)
 	} else {
-		err = os.WriteFile(target, nil, 0o600)
+		err = os.WriteFile(place, nil, 0o600)
 	}
+	if err != nil {
+		return c.sandbox.dir.failed("make the container's share in", err)
+	}
+	tree, err := openBind(source, options)
 	if err != nil {
 		return err
 	}
-	return bindMount(bind.Source, target, bindOptions{
-		recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
-	})
+	defer tree.Close()
+	return c.sandbox.machine.AttachMount(shareDevice, target, tree)
 }
 
 // prepareGuest lets the agent know of the container.

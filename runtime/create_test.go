@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -206,46 +204,4 @@ func TestHookTimeout(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "timeout of 1s") {
 		t.Errorf("got %v", err)
 	}
-}
-
-// TestShareFollows looks at the share from a mount namespace made before the container, as a virtiofsd's is: the container's
-// mounts appear in it with their flags, and go from it.
-func TestShareFollows(t *testing.T) {
-	w := newTestSandbox(t)
-	daemon := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 1000")
-	output, err := daemon.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = daemon.Process.Kill()
-		_ = daemon.Wait()
-	}()
-	if _, err := io.ReadFull(output, make([]byte, 1)); err != nil { // it is where it belongs
-		t.Fatal(err)
-	}
-	data := t.TempDir()
-	write(t, filepath.Join(data, "file"), "data")
-	bundle := writeBundle(t, func(spec *specs.Spec) {
-		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}})
-	})
-	write(t, filepath.Join(bundle, "rootfs", "hello"), "from the image")
-	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: bundle})
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := filepath.Join(fmt.Sprintf("/proc/%d/root", daemon.Process.Pid), w.dir.share())
-	if got := read(t, filepath.Join(seen, "c1", "rootfs", "hello")); got != "from the image" {
-		t.Errorf("rootfs: %q", got)
-	}
-	if err := os.WriteFile(filepath.Join(seen, "c1", "mounts", "0", "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-		t.Errorf("a write to a read-only mount: %v", err)
-	}
-	if _, err := container.Delete(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	empty(t, seen)
 }

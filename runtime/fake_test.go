@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
@@ -46,8 +47,9 @@ type fakeMachine struct {
 	console string
 	// plug, if set, is what plugging comes to.
 	plug   func(hypervisor.Device) error
-	added  []int // what ResizeMemory was asked for
-	refuse error // of ResizeMemory
+	share  string // on the host, where mounts are attached
+	added  []int  // what ResizeMemory was asked for
+	refuse error  // of ResizeMemory
 	// accelerator is what it claims to run under.
 	accelerator hypervisor.Accelerator
 }
@@ -66,6 +68,11 @@ func (m *fakeMachine) Plug(_ context.Context, device hypervisor.Device) error {
 		return nil
 	}
 	return m.plug(device)
+}
+
+// AttachMount attaches it on the host, where tests look at it.
+func (m *fakeMachine) AttachMount(_, path string, tree *os.File) error {
+	return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, filepath.Join(m.share, path), unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 func (m *fakeMachine) Wait(context.Context) error      { <-m.ended; return m.why }
@@ -249,6 +256,7 @@ func (w *world) options(t *testing.T) SandboxOptions {
 
 func (w *world) platform(_ context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
 	w.events = plan.events
+	w.fakeMachine.share = plan.dir.share()
 	undo.push("stop the machine", w.fakeMachine.Stop)
 	undo.push("close the session", func(context.Context) error { return w.fakeGuest.Close() })
 	return w.fakeMachine, w.fakeGuest, nil

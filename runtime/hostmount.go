@@ -19,54 +19,43 @@ type bindOptions struct {
 	readOnly  bool // the source, and what is mounted below it only if readOnlyBelow
 
 	readOnlyBelow bool
-	slave         bool // what is mounted below the source later appears here too; otherwise it does not
+	slave         bool // what is mounted below the source later appears in it too; otherwise it does not
 }
 
-// bindMount binds source on target, which exists and is of the same kind. The mount is made complete before it is attached:
-// attaching copies it into the mount namespaces that follow the target's, and later changes of its flags would not follow.
-func bindMount(source, target string, options bindOptions) error {
+// openBind makes a bind mount of source that is attached nowhere yet, complete with its flags. The caller closes it.
+func openBind(source string, options bindOptions) (_ *os.File, err error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	const top, all = unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH | unix.AT_RECURSIVE
 	if options.recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
 	if err != nil {
-		return fmt.Errorf("bind %s: %w", source, err)
+		return nil, fmt.Errorf("bind %s: %w", source, err)
 	}
-	defer unix.Close(tree)
+	tree := os.NewFile(uintptr(fd), source)
+	defer func() {
+		if err != nil {
+			tree.Close()
+		}
+	}()
 	propagation := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	if options.slave {
 		propagation.Propagation = unix.MS_SLAVE
 	}
-	if err := unix.MountSetattr(tree, "", all, &propagation); err != nil {
-		return fmt.Errorf("bind %s: set its propagation: %w", source, err)
+	if err := unix.MountSetattr(fd, "", all, &propagation); err != nil {
+		return nil, fmt.Errorf("bind %s: set its propagation: %w", source, err)
 	}
 	if options.readOnly {
 		which := uint(top)
 		if options.readOnlyBelow {
 			which = all
 		}
-		if err := unix.MountSetattr(tree, "", which, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-			return fmt.Errorf("bind %s: make it read-only: %w", source, err)
+		if err := unix.MountSetattr(fd, "", which, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return nil, fmt.Errorf("bind %s: make it read-only: %w", source, err)
 		}
 	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("bind %s on %s: %w", source, target, err)
-	}
-	return nil
-}
-
-// makeShared turns a directory into a mount whose later submounts appear in the mount namespaces made from this one. It is made
-// private first, so that it does not pass them on to where its parent is shared.
-func makeShared(dir string) error {
-	if err := bindMount(dir, dir, bindOptions{}); err != nil {
-		return err
-	}
-	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
-		return errors.Join(fmt.Errorf("share the mounts below %s: %w", dir, err), detach(dir))
-	}
-	return nil
+	return tree, nil
 }
 
 // detach takes a mount away, at once even if it is in use. That nothing is mounted there is no error.

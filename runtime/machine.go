@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
@@ -15,6 +16,7 @@ type Machine interface {
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Plug(ctx context.Context, device hypervisor.Device) error
+	AttachMount(share, path string, tree *os.File) error
 	ResizeMemory(ctx context.Context, added int) error
 	Processes() []hypervisor.Process
 	Console() string

@@ -13,8 +13,11 @@ import (
 	"github.com/limpet-run/limpet/hypervisor/vsock"
 )
 
-// shareTag is what the agent mounts at guestShare.
-const shareTag = "limpet"
+// shareDevice names the file share as a device of the machine; shareTag is what the agent mounts at guestShare.
+const (
+	shareDevice = "share"
+	shareTag    = "limpet"
+)
 
 // startQEMU is the platform: a machine of QEMU with a vsock device and the file share, and a session over that device. What does
 // not need the other is done at the same time.
@@ -87,7 +90,7 @@ func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, dev
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range []hypervisor.Device{
 		hypervisor.Vsock{ID: "vsock", Socket: device},
-		hypervisor.Share{ID: "share", Tag: shareTag, Dir: plan.dir.share()},
+		hypervisor.Share{ID: shareDevice, Tag: shareTag, Dir: plan.dir.share()},
 	} {
 		group.Go(func() error { return machine.Plug(ctx, part) })
 	}

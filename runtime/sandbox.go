@@ -136,9 +136,6 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		return err
 	}
 	s.undo.push("remove the state directory", s.dir.remove)
-	if err := makeShared(s.dir.share()); err != nil {
-		return fmt.Errorf("make the file share: %w", err)
-	}
 	done()
 	done = times.stage("cgroup")
 	if err := s.makeCgroup(spec.Linux.CgroupsPath); err != nil {

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 func TestMachine(t *testing.T) {
 	l := newLab(t)
 	device := l.vsock()
-	share := shareDir(t)
+	share := t.TempDir()
 	write(t, filepath.Join(share, "early"), "early")
 
 	m := l.boot()
@@ -41,15 +42,8 @@ func TestMachine(t *testing.T) {
 	t.Log("files")
 	guest.ask("mount limpet", "ok")
 	guest.ask("read /share/early", "early")
-	guest.ask("write /share/guest", "ok")
-	guest.ask("label /share/guest", "ok")
-	if text, err := os.ReadFile(filepath.Join(share, "guest")); string(text) != "of the guest" {
-		t.Errorf("the guest's file: %q, %v", text, err)
-	}
-	below := filepath.Join(share, "below")
-	mount(t, "tmpfs", below, "tmpfs")
-	write(t, filepath.Join(below, "late"), "late")
-	guest.ask("read /share/below/late", "late")
+	guest.ask("write /share/guest", "error: open /share/guest: read-only file system")
+	l.attachedMount(m, guest, share)
 
 	t.Log("dial")
 	if conn, err := device.Dial(l.ctx, 8000); !errdefs.IsUnavailable(err) {
@@ -134,7 +128,7 @@ func TestSaveRestore(t *testing.T) {
 		device := l.vsock()
 		m := l.own(l.driver.Restore(l.ctx, l.config, dir))
 		l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
-		l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: shareDir(t)}))
+		l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: t.TempDir()}))
 		l.check(m.Resume(l.ctx))
 		guest := l.greet(device)
 		guest.ask("recall", "limpets")
@@ -169,7 +163,7 @@ func TestPanic(t *testing.T) {
 func TestKill(t *testing.T) {
 	l := newLab(t)
 	m := l.boot()
-	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: shareDir(t)}))
+	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: t.TempDir()}))
 	processes := m.Processes()
 	l.check(unix.Kill(processes[0].PID, unix.SIGKILL))
 	if err := m.Wait(l.ctx); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "signal: killed") {
@@ -206,7 +200,7 @@ func TestStop(t *testing.T) {
 func TestPlugErrors(t *testing.T) {
 	l := newLab(t)
 	m := l.boot()
-	dir := shareDir(t)
+	dir := t.TempDir()
 	for _, test := range []struct {
 		name   string
 		device hypervisor.Device
@@ -241,35 +235,38 @@ func (stranger) Attachment() hypervisor.VsockAttachment {
 	return hypervisor.VsockAttachment{VhostUser: true, File: os.Stdin}
 }
 
-// shareDir is a directory that passes mounts made below it on.
-func shareDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	mount(t, dir, dir, "", unix.MS_BIND)
-	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
-		t.Fatal(err)
+// attachedMount has a directory of the host in the machine's share for a while. The host's own view of the share stays empty.
+func (l *lab) attachedMount(m hypervisor.Machine, guest *guest, share string) {
+	l.Helper()
+	source, below := l.TempDir(), filepath.Join(share, "below")
+	write(l.T, filepath.Join(source, "late"), "late")
+	l.check(os.Mkdir(below, 0o755))
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	l.check(err)
+	tree := os.NewFile(uintptr(fd), source)
+	defer tree.Close()
+	if err := m.AttachMount("share0", "../below", tree); !errdefs.IsInvalidArgument(err) {
+		l.Errorf("a mount outside of the share: %v", err)
 	}
-	return dir
-}
-
-// mount lasts as long as the test.
-func mount(t *testing.T, source, target, kind string, flags ...uintptr) {
-	t.Helper()
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		t.Fatal(err)
+	if err := m.AttachMount("none", "below", tree); !errdefs.IsNotFound(err) {
+		l.Errorf("a mount in no share: %v", err)
 	}
-	var all uintptr
-	for _, flag := range flags {
-		all |= flag
+	l.check(m.AttachMount("share0", "below", tree))
+	guest.ask("read /share/below/late", "late")
+	guest.ask("write /share/below/guest", "ok")
+	guest.ask("label /share/below/guest", "ok")
+	if text, err := os.ReadFile(filepath.Join(source, "guest")); string(text) != "of the guest" {
+		l.Errorf("the guest's file: %q, %v", text, err)
 	}
-	if err := unix.Mount(source, target, kind, all, ""); err != nil {
-		t.Fatal(err)
+	if entries, err := os.ReadDir(below); err != nil || len(entries) > 0 {
+		l.Errorf("mounted on the host: %v, %v", entries, err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
-			t.Error(err)
+	l.check(os.Remove(below)) // takes the mount along
+	for _, process := range m.Processes() {
+		if mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", process.PID)); err != nil || bytes.Contains(mounts, []byte("/below ")) {
+			l.Errorf("mounts of %s: %s, %v", process.Name, mounts, err)
 		}
-	})
+	}
 }
 
 func write(t *testing.T, path, text string) {

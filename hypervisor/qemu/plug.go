@@ -27,7 +27,8 @@ const maxTag = 36
 type pluggedDevice struct {
 	device device
 	port   string
-	daemon *child.Child           // serves a share; else nil
+	share  string                 // directory of a share
+	daemon *child.Child           // serves the share; else nil
 	ending atomic.Bool            // the daemon is told to end
 	vsock  hypervisor.VsockDevice // else nil
 }
@@ -142,12 +143,15 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	}
 	plan := shareDevice(share.ID, port, share.Tag)
 	err = m.addDevice(ctx, share.ID, connection, plan)
+	if err == nil { // which it is not before the daemon has answered, from its namespace
+		err = protectShare(daemon, share.Dir)
+	}
 	if err = errors.Join(err, connection.Close()); err != nil {
 		daemon.Kill()
 		<-daemon.Done()
 		return nil, daemon.Explain(err)
 	}
-	plugged := &pluggedDevice{device: plan, port: port, daemon: daemon}
+	plugged := &pluggedDevice{device: plan, port: port, share: share.Dir, daemon: daemon}
 	go m.guard(plugged)
 	return plugged, nil
 }

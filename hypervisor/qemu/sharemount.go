@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/hypervisor/internal/child"
+)
+
+// A share's daemon has a mount namespace of its own, whose root is the share's directory. What the guest is to see is mounted there
+// and nowhere else: on the host it would be in the way of who removes a directory that has a mount somewhere, and would be left by a
+// process that is killed; and a name that the guest put in the place of a directory can lead to nothing of the host's.
+
+// AttachMount implements hypervisor.Machine.
+func (m *machine) AttachMount(share, path string, tree *os.File) error {
+	m.mu.Lock()
+	plugged := m.plugged[share]
+	m.mu.Unlock()
+	if plugged == nil || plugged.daemon == nil {
+		return fmt.Errorf("mount in %s of machine %s: the machine has no such share: %w", share, m.plan.config.Name, errdefs.ErrNotFound)
+	}
+	if !filepath.IsLocal(path) {
+		return fmt.Errorf("mount in %s of machine %s: %q is not below it: %w", share, m.plan.config.Name, path, errdefs.ErrInvalidArgument)
+	}
+	err := inShare(plugged.daemon, plugged.share, func() error {
+		return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, "/"+path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
+	if err != nil {
+		return fmt.Errorf("mount on %s in %s of machine %s: %w", path, share, m.plan.config.Name, err)
+	}
+	return nil
+}
+
+// protectShare makes the directory itself read-only to the guest: it belongs to who attaches mounts.
+func protectShare(daemon *child.Child, dir string) error {
+	err := inShare(daemon, dir, func() error {
+		return unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	})
+	if err != nil {
+		return fmt.Errorf("make share %s read-only: %w", dir, err)
+	}
+	return nil
+}
+
+// inShare calls f in the mount namespace of a share's daemon. It has a thread for that, which ends with it.
+func inShare(daemon *child.Child, dir string, f func() error) error {
+	var want unix.Stat_t
+	if err := unix.Stat(dir, &want); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", daemon.Process().PID))
+	if err != nil {
+		return fmt.Errorf("mount namespace of virtiofsd: %w", err)
+	}
+	defer namespace.Close()
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread is of no use to others any more
+		result <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("leave the directories of the other threads: %w", err)
+			}
+			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("enter the mount namespace of virtiofsd: %w", err)
+			}
+			var root unix.Stat_t
+			if err := unix.Stat("/", &root); err != nil {
+				return fmt.Errorf("look at the root of virtiofsd: %w", err)
+			}
+			if root.Dev != want.Dev || root.Ino != want.Ino {
+				return fmt.Errorf("the root of virtiofsd is not %s: %w", dir, errdefs.ErrFailedPrecondition)
+			}
+			return f()
+		}()
+	}()
+	return <-result
+}
