@@ -73,6 +73,7 @@ func metricsV1(stats runtime.Stats) *v1.Metrics {
 	if pids == runtime.NoLimit {
 		pids = 0
 	}
+	usage := &v1.MemoryEntry{Limit: limit, Usage: stats.MemoryUsage, Max: stats.MemoryPeak, Failcnt: events["max"]}
 	metrics := &v1.Metrics{
 		Pids: &v1.PidsStat{Current: stats.Pids, Limit: pids},
 		CPU: &v1.CPUStat{
@@ -90,7 +91,8 @@ func metricsV1(stats runtime.Stats) *v1.Metrics {
 			TotalDirty: memory["file_dirty"], TotalWriteback: memory["file_writeback"], TotalPgFault: memory["pgfault"],
 			TotalPgMajFault: memory["pgmajfault"], TotalInactiveAnon: memory["inactive_anon"], TotalActiveAnon: memory["active_anon"],
 			TotalInactiveFile: memory["inactive_file"], TotalActiveFile: memory["active_file"], TotalUnevictable: memory["unevictable"],
-			Usage:  &v1.MemoryEntry{Limit: limit, Usage: stats.MemoryUsage, Max: stats.MemoryPeak, Failcnt: events["max"]},
+			Usage:  usage,
+			Swap:   usage, // of memory and swap together, of which the guest has none
 			Kernel: &v1.MemoryEntry{Limit: noLimitV1, Usage: memory["kernel"]},
 		},
 		MemoryOomControl: &v1.MemoryOomControl{OomKill: events["oom_kill"]},

@@ -56,6 +56,7 @@ func TestMetrics(t *testing.T) {
 			Memory: &v1.MemoryStat{
 				RSS: 1, TotalRSS: 1, Cache: 2, TotalCache: 2, InactiveFile: 3, TotalInactiveFile: 3, HierarchicalMemoryLimit: 300,
 				Usage:  &v1.MemoryEntry{Usage: 100, Limit: 300, Max: 200, Failcnt: 7},
+				Swap:   &v1.MemoryEntry{Usage: 100, Limit: 300, Max: 200, Failcnt: 7},
 				Kernel: &v1.MemoryEntry{Limit: noLimitV1},
 			},
 			MemoryOomControl: &v1.MemoryOomControl{OomKill: 6},
@@ -73,6 +74,7 @@ func TestMetrics(t *testing.T) {
 			CPU:  &v1.CPUStat{Usage: &v1.CPUUsage{Total: math.MaxUint64}, Throttling: &v1.Throttle{}},
 			Memory: &v1.MemoryStat{
 				HierarchicalMemoryLimit: 9223372036854771712, Usage: &v1.MemoryEntry{Limit: 9223372036854771712},
+				Swap:   &v1.MemoryEntry{Limit: 9223372036854771712},
 				Kernel: &v1.MemoryEntry{Limit: 9223372036854771712},
 			},
 			MemoryOomControl: &v1.MemoryOomControl{}, Blkio: &v1.BlkIOStat{},
