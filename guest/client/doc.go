@@ -10,7 +10,8 @@
 //	   +----------------------------------------------+
 //	            connection lost, or guest silent
 //
-//	from everywhere, once: Close, the transport failed, or the first agent to call was refused -> over
+//	from everywhere, once: Close, the transport failed, the first agent to call was refused, or one
+//	that was connected has not called again for a minute -> over
 //
 // After the first one only a connection whose hello has the agent's boot id is taken, and it replaces the one in use once its
 // handshake is done: a stranger in the guest that dials learns nothing and ends nothing.

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -138,6 +140,27 @@ func TestConnectionsThatEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAbsence(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for range 2 {
+			g, _ := w.connect()
+			_ = g.Close()
+			time.Sleep(absenceTimeout - time.Second)
+		}
+		select {
+		case <-w.Done():
+			t.Fatal("the session is over although the guest came back")
+		default:
+		}
+		call := background(func() error { _, err := w.Call(t.Context(), protocol.Run{RequestID: 1}); return err })
+		time.Sleep(time.Second)
+		<-w.Done()
+		if err := <-call; !errdefs.IsUnavailable(err) {
+			t.Errorf("call to a guest that does not come back: %v", err)
+		}
+	})
 }
 
 func TestPingsKeepAnIdleSession(t *testing.T) {

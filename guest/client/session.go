@@ -19,6 +19,9 @@ const (
 	acceptPause = 50 * time.Millisecond
 	// byeTimeout is how long Close tries to tell the guest: a guest that is well takes milliseconds, and nothing depends on it.
 	byeTimeout = time.Second
+	// absenceTimeout is how long a guest that was connected may take to call again. One that is well takes milliseconds, under emulation
+	// on a busy host seconds. After that its agent hangs, and nothing could be asked of it ever again.
+	absenceTimeout = 60 * time.Second
 )
 
 // Transport is how the host reaches one guest. Its connections belong to the session.
@@ -61,6 +64,7 @@ type Session struct {
 	hello    protocol.Hello // the first of a handshake that succeeded
 	refused  error          // why the last connection was not taken
 	conn     *protocol.HostConn
+	latest   *link // the last that was taken
 	calls    map[uint64]*call
 	lastCall uint64
 	seen     uint64 // the last sequence that was handled
@@ -171,6 +175,7 @@ func (s *Session) run() {
 			}
 			last = next
 			tasks.Go(func() { s.serve(next) })
+			tasks.Go(func() { s.expire(next) })
 		case last == nil && isFinal(err):
 			s.end(err)
 			return
@@ -196,12 +201,34 @@ func (s *Session) connect(conn net.Conn) (*link, error) {
 		_ = conn.Close()
 		return nil, err
 	}
+	s.latest = next
 	if !s.isReady() {
 		s.hello = hello
 		s.seen = hello.LastAck // what another host process acknowledged is not sent again
 		close(s.ready)
 	}
 	return next, nil
+}
+
+// expire ends the session if a link's end is not followed by another one within absenceTimeout.
+func (s *Session) expire(l *link) {
+	select {
+	case <-l.gone:
+	case <-s.ctx.Done():
+		return
+	}
+	timer := time.NewTimer(absenceTimeout)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.ctx.Done():
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.latest == l {
+		s.end(fmt.Errorf("%w: the agent has not called again for %v: the guest hangs", errdefs.ErrUnavailable, absenceTimeout))
+	}
 }
 
 // pause waits for acceptPause or the session's end.
