@@ -171,6 +171,7 @@ func (c *Container) launch(ctx context.Context, by starter, l launch, streams *p
 	}
 	p := &Process{
 		requestID: l.requestID, container: c, init: l.init, child: result.child, console: result.console, oomBefore: oomBefore,
+		began:     time.Now(),
 		logger:    c.logger.With("request_id", l.requestID),
 		announced: make(chan struct{}), drained: make(chan struct{}), reported: make(chan struct{}),
 	}

@@ -31,6 +31,7 @@ type Process struct {
 	child     *reaper.Child
 	console   *terminal // nil without a terminal
 	oomBefore uint64    // the container's out-of-memory kills before the process started
+	began     time.Time // when it was started
 	logger    *slog.Logger
 
 	announced chan struct{} // closed when the host may hear of its end
@@ -202,9 +203,6 @@ func (p *Process) RequestID() uint64 { return p.requestID }
 
 // Announce lets the host hear of the process's end: call it once the host has been told of its start.
 func (p *Process) Announce() { close(p.announced) }
-
-// signal sends a signal to the process; one that has ended is no error.
-func (p *Process) signal(signal unix.Signal) error { return p.child.Signal(signal) }
 
 func (p *Process) resize(size protocol.Size) error {
 	if p.console == nil {
