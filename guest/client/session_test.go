@@ -280,3 +280,41 @@ func TestOpenStream(t *testing.T) {
 		}
 	})
 }
+
+func TestDialPort(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		serve := func(status error) {
+			host, guest := net.Pipe()
+			w.transport.dials <- host
+			go func() {
+				defer guest.Close()
+				p, err := protocol.ReadPreamble(guest)
+				if err != nil || p != (protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}) {
+					t.Errorf("preamble %+v, %v", p, err)
+				}
+				_ = protocol.WriteStatus(guest, status)
+				duplex := protocol.NewDuplex(guest)
+				said, _ := io.ReadAll(duplex)
+				_, _ = duplex.Write(said)
+				_ = duplex.CloseWrite()
+			}()
+		}
+		serve(nil)
+		stream, err := w.DialPort(t.Context(), 8080)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.WriteString(stream, "echo")
+		if err := errors.Join(err, stream.CloseWrite()); err != nil {
+			t.Error(err)
+		}
+		if got, err := io.ReadAll(stream); string(got) != "echo" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+		_ = stream.Close()
+		serve(errors.New("connection refused"))
+		if _, err := w.DialPort(t.Context(), 8080); !errors.Is(err, protocol.ErrStreamRefused) {
+			t.Error(err)
+		}
+	})
+}

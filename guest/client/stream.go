@@ -9,28 +9,43 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// streamTimeout is how long the opening of a byte stream may take: the guest has to answer only that it knows the token.
+// streamTimeout is how long the opening of a byte stream may take: the guest has to answer only that it knows the token, or to
+// connect to a socket of its own.
 const streamTimeout = 10 * time.Second
 
 // OpenStream opens the byte stream of a token. The connection is the caller's.
 func (s *Session) OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error) {
+	return s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamProcess, Token: token})
+}
+
+// DialPort connects to a TCP port of the guest's loopback. The stream is the caller's. protocol.ErrStreamRefused: nobody listens.
+func (s *Session) DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
+	conn, err := s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamTCP, Port: port})
+	if err != nil {
+		return nil, err
+	}
+	return protocol.NewDuplex(conn), nil
+}
+
+// openStream opens a byte stream that is answered by a status.
+func (s *Session) openStream(ctx context.Context, preamble protocol.Preamble) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	conn, err := s.transport.Dial(ctx, protocol.StreamPort)
 	if err != nil {
 		return nil, fmt.Errorf("open stream of the guest: %w", err)
 	}
-	if err := claim(ctx, conn, token); err != nil {
+	if err := claim(ctx, conn, preamble); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("open stream of the guest: %w", err)
 	}
 	return conn, nil
 }
 
-// claim asks for the token's stream on a new connection.
-func claim(ctx context.Context, conn net.Conn, token protocol.Token) error {
+// claim asks for a stream on a new connection.
+func claim(ctx context.Context, conn net.Conn, preamble protocol.Preamble) error {
 	interrupted := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err := protocol.WritePreamble(conn, protocol.Preamble{Kind: protocol.StreamProcess, Token: token})
+	err := protocol.WritePreamble(conn, preamble)
 	if err == nil {
 		err = protocol.ReadStatus(conn)
 	}

@@ -8,7 +8,8 @@
 //     names are case-sensitive and unique, text is valid UTF-8, numbers are in range, what is required is there.
 //   - Conn joins the two: a session's commands, responses and notifications, with keep-alive.
 //   - ReadMessage and WriteMessage carry machine requests, which have a length in front and no header.
-//   - Preamble opens a byte stream, which then is a plain pipe.
+//   - Preamble opens a byte stream, which then is a plain pipe, or a Duplex where both directions carry data and end one by one;
+//     Join joins a Duplex to a socket.
 //
 // # A session
 //

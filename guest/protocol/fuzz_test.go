@@ -210,6 +210,32 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
+func FuzzDuplex(f *testing.F) {
+	f.Add([]byte("\x00\x01a\x00\x02bc\x00\x00"))
+	f.Add([]byte("\x00\x02a"))
+	f.Add([]byte{0x3d, 0xff})
+	f.Fuzz(func(t *testing.T, input []byte) {
+		text, err := io.ReadAll(NewDuplex(&canned{Reader: bytes.NewReader(input)}))
+		if len(text) > len(input) {
+			t.Errorf("%d bytes became %d", len(input), len(text))
+		}
+		if err != nil {
+			return
+		}
+		again := &canned{}
+		d := NewDuplex(again)
+		if _, err := d.Write(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if twice, err := io.ReadAll(NewDuplex(&canned{Reader: &again.told})); err != nil || !bytes.Equal(twice, text) {
+			t.Errorf("%x became %x, %v", text, twice, err)
+		}
+	})
+}
+
 func FuzzToken(f *testing.F) {
 	f.Add([]byte("00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"))
 	f.Add([]byte("0011"))

@@ -2,15 +2,15 @@
 //
 // A process's stream is named by a token. The host may open the stream before or after the process asks for it; whoever comes first
 // waits, at most protocol.TokenTimeout. A token is used once.
+//
+// The other streams are joined to sockets of the guest, both ways, as protocol.Duplex.
 package streams
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
@@ -96,7 +96,14 @@ func (s *Server) serve(conn net.Conn) {
 		return
 	}
 	s.leave()
-	s.connect(conn, preamble)
+	defer conn.Close()
+	switch preamble.Kind {
+	case protocol.StreamTCP:
+		join(conn, func() (protocol.HalfCloser, error) { return dialPort(preamble.Port) })
+	case protocol.StreamUnix:
+		join(conn, func() (protocol.HalfCloser, error) { return dial("unix", preamble.Path) })
+	default: // not of the guest
+	}
 }
 
 // offer hands the connection to the process that claims its token.
@@ -176,44 +183,6 @@ func (s *Server) vacate(token protocol.Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.slots, token)
-}
-
-// connect joins the connection to a socket of the guest.
-func (s *Server) connect(conn net.Conn, preamble protocol.Preamble) {
-	defer conn.Close()
-	target, err := dial(preamble)
-	if status := protocol.WriteStatus(conn, err); err != nil || status != nil {
-		if target != nil {
-			target.Close()
-		}
-		return
-	}
-	defer target.Close()
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return
-	}
-	// The end of the host's data cannot come alone (a half-close does not pass), so the first end ends both.
-	go func() {
-		_, _ = copySmall(target, conn)
-		target.Close()
-	}()
-	_, _ = copySmall(conn, target)
-}
-
-func dial(preamble protocol.Preamble) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: protocol.PreambleTimeout}
-	switch preamble.Kind {
-	case protocol.StreamTCP:
-		return dialer.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(preamble.Port))))
-	case protocol.StreamUnix:
-		return dialer.Dial("unix", preamble.Path)
-	}
-	return nil, fmt.Errorf("byte stream of kind %#x: %w", uint8(preamble.Kind), errdefs.ErrNotImplemented)
-}
-
-// copySmall copies in pieces that every vsock backend passes.
-func copySmall(to io.Writer, from io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, protocol.MaxWrite))
 }
 
 // hostOnly accepts only connections that allowed lets in.

@@ -104,33 +104,9 @@ func TestUnclaimedDies(t *testing.T) {
 	}
 }
 
-func TestUnixSocket(t *testing.T) {
-	_, dial := serve(t)
-	path := filepath.Join(t.TempDir(), "echo")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	go func() {
-		if conn, err := listener.Accept(); err == nil {
-			io.Copy(conn, conn)
-		}
-	}()
-	conn := dial()
-	if err := open(t, conn, protocol.Preamble{Kind: protocol.StreamUnix, Path: path}); err != nil {
-		t.Fatal(err)
-	}
-	checkJoined(t, conn, conn)
-	missing := protocol.Preamble{Kind: protocol.StreamUnix, Path: path + "-missing"}
-	if err := open(t, dial(), missing); !errors.Is(err, protocol.ErrStreamRefused) {
-		t.Errorf("missing socket: %v", err)
-	}
-}
-
 func TestWrongPreambleIsClosedWithoutAnswer(t *testing.T) {
 	_, dial := serve(t)
-	for _, preamble := range []string{"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "Danger noodle\x40"} {
+	for _, preamble := range []string{"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "danger noodle\x00", "danger noodle\x01", "Danger noodle\x40"} {
 		conn := dial()
 		io.WriteString(conn, preamble)
 		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
