@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/agent/machine"
 	"github.com/limpet-run/limpet/guest/agent/network"
+	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -32,6 +33,7 @@ const (
 )
 
 func main() {
+	pod.MainIfAsked()
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "limpet-agent: not PID 1: this program is the init of limpet's guest image and of no use elsewhere")
 		os.Exit(2)

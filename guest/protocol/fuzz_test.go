@@ -63,6 +63,8 @@ func FuzzHostMessage(f *testing.F) {
 	f.Add([]byte(`{"type":"network","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1500,"addresses":["10.4.0.2/24",` +
 		`"fd00::2/64"]}],"routes":[{"interface":"eth0","destination":"0.0.0.0/0","gateway":"10.4.0.1","on_link":true,"metric":7}],` +
 		`"neighbors":[{"interface":"eth0","address":"fd00::1","mac":"02:00:00:00:00:02"}],"sysctls":[["net.ipv4.ip_forward","1"]]}`))
+	f.Add([]byte(`{"type":"pod","hostname":"barnacle","sysctls":[["kernel.shmmax","1"]],` +
+		`"uid_mappings":[{"container_id":0,"host_id":100000,"size":65536}],"gid_mappings":[]}`))
 	fuzzRecode(f, recode(HostMessages))
 }
 

@@ -203,6 +203,7 @@ var hostMessages = map[string]HostMessage{
 	"resume":      Resume{},
 	"update":      Update{},
 	"network":     Network{},
+	"pod":         Pod{},
 	"mount":       Mount{},
 	"unmount":     Unmount{},
 	"plug":        Plug{},
@@ -231,6 +232,7 @@ func (Pause) hostMessage()      {}
 func (Resume) hostMessage()     {}
 func (Update) hostMessage()     {}
 func (Network) hostMessage()    {}
+func (Pod) hostMessage()        {}
 func (Mount) hostMessage()      {}
 func (Unmount) hostMessage()    {}
 func (Plug) hostMessage()       {}

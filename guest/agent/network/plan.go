@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/agent/sysctl"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -22,7 +22,7 @@ type plan struct {
 	interfaces []iface
 	routes     []routePlan
 	neighbors  []neighborPlan
-	sysctls    []sysctl
+	sysctls    []parameter
 }
 
 type iface struct {
@@ -42,8 +42,8 @@ type neighborPlan struct {
 	neighbor netlink.Neigh
 }
 
-// sysctl is a file below /proc/sys and what is to be written there.
-type sysctl struct{ path, value string }
+// parameter is a file below /proc/sys and what is to be written there.
+type parameter struct{ path, value string }
 
 // newPlan checks a message: ErrInvalidArgument.
 func newPlan(m protocol.Network) (*plan, error) {
@@ -92,7 +92,7 @@ func newPlan(m protocol.Network) (*plan, error) {
 		if err != nil {
 			return nil, invalid("sysctl %q: %w", wanted.Name, err)
 		}
-		p.sysctls = append(p.sysctls, sysctl{file, wanted.Value})
+		p.sysctls = append(p.sysctls, parameter{file, wanted.Value})
 	}
 	return p, nil
 }
@@ -172,22 +172,11 @@ func ipNet(prefix netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 }
 
-// sysctlPath is the file of a parameter of the network. As with sysctl(8), a name whose first separator is a dot has a slash
-// where a part of it has a dot.
+// sysctlPath is the file of a parameter of the network.
 func sysctlPath(name string) (string, error) {
-	if first := strings.IndexAny(name, "./"); first >= 0 && name[first] == '.' {
-		name = strings.Map(func(r rune) rune {
-			switch r {
-			case '.':
-				return '/'
-			case '/':
-				return '.'
-			}
-			return r
-		}, name)
-	}
-	if !strings.HasPrefix(name, "net/") || path.Clean(name) != name {
+	name = sysctl.Name(name)
+	if !strings.HasPrefix(name, "net/") {
 		return "", fmt.Errorf("not a parameter of the network")
 	}
-	return path.Join("/proc/sys", name), nil
+	return sysctl.File(name), nil
 }
