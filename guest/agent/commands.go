@@ -86,6 +86,8 @@ func (a *Agent) carryOut(id uint64, message protocol.HostMessage) {
 // ordinary carries out a command after which there is nothing more to do.
 func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answer {
 	switch m := message.(type) {
+	case protocol.Pod:
+		return done(a.containers.MakePod(ctx, m))
 	case protocol.Prepare:
 		return done(a.containers.Prepare(ctx, m))
 	case protocol.Remove:

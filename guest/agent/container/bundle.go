@@ -56,16 +56,17 @@ func (s *specification) hasNamespace(kind specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
-// localize returns the specification with this guest's rootfs and control group, and the terminal's size, and all else unchanged.
-func localize(raw json.RawMessage, rootfs, cgroup string, size *protocol.Size) ([]byte, error) {
+// localize returns the specification with this guest's rootfs, control group and namespaces, and the terminal's size, and all else
+// unchanged.
+func localize(raw json.RawMessage, rootfs, cgroup string, namespaces []specs.LinuxNamespace, size *protocol.Size) ([]byte, error) {
 	return edit(raw, map[string]func(json.RawMessage) (json.RawMessage, error){
-		"root":  setter("path", rootfs),
-		"linux": setter("cgroupsPath", cgroup),
+		"root":  setter(map[string]any{"path": rootfs}),
+		"linux": setter(map[string]any{"cgroupsPath": cgroup, "namespaces": namespaces}),
 		"process": func(process json.RawMessage) (json.RawMessage, error) {
 			if size == nil {
 				return process, nil
 			}
-			return setter("consoleSize", boxOf(*size))(process)
+			return setter(map[string]any{"consoleSize": boxOf(*size)})(process)
 		},
 	})
 }
@@ -92,13 +93,13 @@ func edit(object json.RawMessage, edits map[string]func(json.RawMessage) (json.R
 	return json.Marshal(members)
 }
 
-// setter sets one member of a JSON object.
-func setter(name string, value any) func(json.RawMessage) (json.RawMessage, error) {
-	return func(object json.RawMessage) (json.RawMessage, error) {
-		return edit(object, map[string]func(json.RawMessage) (json.RawMessage, error){
-			name: func(json.RawMessage) (json.RawMessage, error) { return json.Marshal(value) },
-		})
+// setter sets members of a JSON object.
+func setter(values map[string]any) func(json.RawMessage) (json.RawMessage, error) {
+	edits := make(map[string]func(json.RawMessage) (json.RawMessage, error), len(values))
+	for name, value := range values {
+		edits[name] = func(json.RawMessage) (json.RawMessage, error) { return json.Marshal(value) }
 	}
+	return func(object json.RawMessage) (json.RawMessage, error) { return edit(object, edits) }
 }
 
 // writeBundle makes dir a bundle with that specification.

@@ -53,7 +53,7 @@ type Container struct {
 	exited    []uint64            // ended execs, oldest first
 	execs     int                 // execs being started
 	oomKills  uint64              // reported
-	mayTrace  bool                // an exec was given CAP_SYS_PTRACE
+	space     *pidSpace           // whose processes it sees, from its first start on
 
 	oomEvents *changes // set while it runs, nil without a memory controller
 }
@@ -97,7 +97,12 @@ func (c *Container) run(ctx context.Context, m protocol.Run) (_ *Process, err er
 			c.enter("run", prepared, starting)
 		}
 	}()
-	localized, err := localize(m.Spec, c.rootfs, "/"+cgroupName(c.id), m.Size)
+	namespaces, space, err := c.set.join(spec.Linux.Namespaces)
+	if err != nil {
+		return nil, fmt.Errorf("run container %s: %w", c.id, err)
+	}
+	c.see(space, spec.Process)
+	localized, err := localize(m.Spec, c.rootfs, "/"+cgroupName(c.id), namespaces, m.Size)
 	if err != nil {
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/pod"
 )
 
 // The tests of containers run as PID 1 of namespaces of their own: with crun, and a control group hierarchy (version 2) at its usual
@@ -19,6 +21,7 @@ import (
 const isolated = "LIMPET_TEST_ISOLATED"
 
 func TestMain(m *testing.M) {
+	pod.MainIfAsked()
 	if os.Getenv(isolated) != "" {
 		if err := isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, "prepare the test's namespaces:", err)

@@ -103,9 +103,22 @@ func limitStopped(ctx context.Context, child *reaper.Child, process *specs.Proce
 func (s *Set) starterFor(c *Container, process *specs.Process) starter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.mayTrace || !canNative(c.spec, process) {
-		c.mayTrace = c.mayTrace || process.Capabilities != nil && slices.Contains(process.Capabilities.Bounding, "CAP_SYS_PTRACE")
+	if c.space.mayTrace || !canNative(c.spec, process) {
+		c.space.mayTrace = c.space.mayTrace || traces(process)
 		return s.crun
 	}
 	return s.native
+}
+
+// see notes whose processes the container is going to see, and that its first process may trace them.
+func (c *Container) see(space *pidSpace, init *specs.Process) {
+	c.set.mu.Lock()
+	defer c.set.mu.Unlock()
+	c.space = space
+	space.mayTrace = space.mayTrace || traces(init)
+}
+
+// traces tells whether a process can get CAP_SYS_PTRACE. What it gets if nothing is said is the OCI runtime's choice.
+func traces(process *specs.Process) bool {
+	return process.Capabilities == nil || slices.Contains(process.Capabilities.Bounding, "CAP_SYS_PTRACE")
 }

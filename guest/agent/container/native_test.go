@@ -146,7 +146,7 @@ func checkLines(t *testing.T, native, crun string, terminal bool) {
 func (h *host) execBy(crun bool, process *specs.Process) string {
 	h.t.Helper()
 	c := h.set.containers["c"]
-	c.mayTrace = crun
+	c.space.mayTrace = crun
 	x, err := h.tryExec("c", process, &protocol.Size{Cols: 100, Rows: 30})
 	if err != nil {
 		h.t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
@@ -55,8 +56,12 @@ type Set struct {
 	mounting sync.Mutex // held while the share is mounted: whoever needs it has to wait anyway
 	mounted  bool
 
+	making sync.Mutex // held while the pod's namespaces are made
+
 	mu         sync.Mutex
 	stopping   bool
+	pod        *pod.Holder // nil: there is no pod
+	podSpace   pidSpace    // the pod's PID namespace
 	containers map[string]*Container
 	requests   map[uint64]*Container // every process id in use, and whose it is
 }

@@ -30,9 +30,18 @@ type Holder struct {
 	users bool // there is a user namespace
 }
 
-// files are the names that the namespaces of a process have in its directory ns of /proc. See namespaces(7).
+// files are the names that the namespaces that can be shared have in a process's directory ns of /proc. See namespaces(7).
 var files = map[specs.LinuxNamespaceType]string{
 	specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.PIDNamespace: "pid", specs.UserNamespace: "user",
+}
+
+// NamespacePath is the path of a process's namespace. A type that containers cannot share is an ErrInvalidArgument.
+func NamespacePath(pid int, kind specs.LinuxNamespaceType) (string, error) {
+	file, ok := files[kind]
+	if !ok {
+		return "", fmt.Errorf("a %s namespace cannot be shared: %w", kind, errdefs.ErrInvalidArgument)
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", pid, file), nil
 }
 
 // Start makes a pod's namespaces. What the message says wrongly is an ErrInvalidArgument; on an error nothing is left.
@@ -65,7 +74,7 @@ func start(ctx context.Context, r *reaper.Reaper, p *plan) (*Holder, error) {
 
 	hold := r.Hold()
 	defer hold.Release()
-	process, err := os.StartProcess("/proc/self/exe", []string{"limpet-pod", verb}, &os.ProcAttr{
+	process, err := os.StartProcess("/proc/self/exe", []string{name, verb}, &os.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: []*os.File{orders, nil, nil, reportWriter}, Sys: p.attributes(),
 	})
 	reportWriter.Close()
@@ -106,15 +115,14 @@ func (p *plan) attributes() *syscall.SysProcAttr {
 // Namespace is the path of one of the pod's namespaces. One that the pod does not have is an ErrInvalidArgument; when the holder has
 // ended, all are an ErrFailedPrecondition.
 func (h *Holder) Namespace(kind specs.LinuxNamespaceType) (string, error) {
-	name, ok := files[kind]
-	if !ok || kind == specs.UserNamespace && !h.users {
-		return "", fmt.Errorf("the pod has no %s namespace: %w", kind, errdefs.ErrInvalidArgument)
+	if kind == specs.UserNamespace && !h.users {
+		return "", fmt.Errorf("the pod has no user namespace of its own: %w", errdefs.ErrInvalidArgument)
 	}
 	select {
 	case <-h.child.Done():
 		return "", fmt.Errorf("the pod's %s namespace: the process that held it was killed: %w", kind, errdefs.ErrFailedPrecondition)
 	default:
-		return fmt.Sprintf("/proc/%d/ns/%s", h.child.Pid(), name), nil
+		return NamespacePath(h.child.Pid(), kind)
 	}
 }
 

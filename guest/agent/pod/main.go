@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// verb is the argument that makes this program a holder.
+	// name is what a list of processes calls a holder; verb is the argument that makes this program one.
+	name = "limpet-pod"
 	verb = "hold-pod"
 	// ordersFD and reportFD are where a holder reads what to do, and says that it is done, or why not.
 	ordersFD = 0
@@ -56,6 +57,9 @@ func settle(orders *os.File) error {
 	if !ok {
 		return fmt.Errorf("the holder's orders are of type %T", message)
 	}
+	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil { // who looks for PID 1 sees what it is
+		return fmt.Errorf("name the holder: %w", err)
+	}
 	// Root of a container that shares the PID namespace may not look into it, except by CAP_SYS_PTRACE.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid tracing: %w", err)
@@ -77,11 +81,11 @@ func settle(orders *os.File) error {
 }
 
 // set sets a parameter of the IPC or UTS namespace. The file of the domain name is for the guest's root only.
-func set(name, value string) error {
-	if name == domainName {
+func set(parameter, value string) error {
+	if parameter == domainName {
 		return unix.Setdomainname([]byte(value))
 	}
-	return os.WriteFile(sysctl.File(name), []byte(value), 0)
+	return os.WriteFile(sysctl.File(parameter), []byte(value), 0)
 }
 
 // leaveRoot makes an empty directory that cannot be written to the only file that the process's mount namespace has.
