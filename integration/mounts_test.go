@@ -187,6 +187,8 @@ func TestSpecRefused(t *testing.T) {
 	}{
 		{"host PID", without(specs.PIDNamespace), []string{"pid namespace"}},
 		{"host IPC", without(specs.IPCNamespace), []string{"ipc namespace"}},
+		{"PID namespace of the host", sharing(1, specs.PIDNamespace), []string{"/proc/1/ns/pid", "same VM"}},
+		{"IPC namespace of the host", sharing(1, specs.IPCNamespace), []string{"/proc/1/ns/ipc", "same VM"}},
 		{"shared mount", bind("/tmp", "/home", "rbind", "rshared"), []string{"/home", "rshared"}},
 		{"device", func(spec *specs.Spec) {
 			spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}}

@@ -98,7 +98,7 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 		return nil, err
 	}
 	plan, err := oci.NewPlan(spec, oci.Options{
-		ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID), HasMountsBelow: hasMountsBelow,
+		ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID), HasMountsBelow: hasMountsBelow, Owner: s.owner,
 	})
 	if err != nil {
 		return nil, err

@@ -39,7 +39,9 @@ func TestPlanGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, _ := clone(spec)
-			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted})
+			plan, err := NewPlan(spec, Options{
+				ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted, Owner: owners,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,6 +130,13 @@ func TestPlanRefuses(t *testing.T) {
 	}{
 		{"host PID", without(specs.PIDNamespace), "pid namespace"},
 		{"host IPC", without(specs.IPCNamespace), "ipc namespace"},
+		{"PID namespace of the host", joining(specs.PIDNamespace, "/proc/1/ns/pid"), "pid namespace /proc/1/ns/pid"},
+		{"IPC namespace of somebody else", joining(specs.IPCNamespace, "/proc/76/ns/ipc"), "ipc namespace /proc/76/ns/ipc"},
+		{"namespace of another type", joining(specs.PIDNamespace, "/proc/77/ns/ipc"), "pid namespace /proc/77/ns/ipc"},
+		{"namespace in a file", joining(specs.UTSNamespace, "/run/uts"), "uts namespace /run/uts"},
+		{"no process", joining(specs.UTSNamespace, "/proc/99999999999999999999/ns/uts"), "99999999999999999999"},
+		{"mount namespace", joining(specs.MountNamespace, "/proc/77/ns/mnt"), "mount namespace /proc/77/ns/mnt"},
+		{"cgroup namespace", joining(specs.CgroupNamespace, "/proc/77/ns/cgroup"), "cgroup namespace /proc/77/ns/cgroup"},
 		{"user namespace of the host", func(spec *specs.Spec) {
 			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"})
 		}, "/proc/1/ns/user"},
@@ -144,7 +153,7 @@ func TestPlanRefuses(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			spec := minimal()
 			test.change(spec)
-			_, err := NewPlan(spec, Options{ContainerID: "c1"})
+			_, err := NewPlan(spec, Options{ContainerID: "c1", Owner: owners})
 			if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v", err)
 			}
@@ -175,7 +184,9 @@ func TestBinds(t *testing.T) {
 			spec := minimal()
 			test.mount.Destination = "/data"
 			spec.Mounts = []specs.Mount{test.mount}
-			plan, err := NewPlan(spec, Options{ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted})
+			plan, err := NewPlan(spec, Options{
+				ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", HasMountsBelow: mounted, Owner: owners,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,7 +6,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -33,6 +32,13 @@ type Options struct {
 	Bundle      string // the bundle's directory on the host
 	// GuestDir is the container's directory as the guest sees it: "rootfs" and "mounts/<name>" are below it.
 	GuestDir string
+	// Owner tells who in the sandbox has that process of the host for its anchor, as it is said to the guest:
+	// protocol.PodNamespace, or protocol.ContainerNamespacePrefix and the container's id. Empty: nobody. nil: nobody ever.
+	Owner func(pid int) string
+	// Pod: the container is one of a pod, whose namespaces it can share.
+	Pod bool
+	// PodNetNS is the path of the pod's network namespace on the host.
+	PodNetNS string
 	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
 	// read-only binds.
 	HasMountsBelow func(dir string) (bool, error)
@@ -69,40 +75,6 @@ func NewPlan(spec *specs.Spec, options Options) (*Plan, error) {
 func TranslateProcess(process *specs.Process) {
 	process.ApparmorProfile = ""
 	process.SelinuxLabel = ""
-}
-
-// namespaces decides about each namespace. A container's network namespace stays on the host, for the anchor: what is in it is
-// extended into the guest, whose own network is that of all its containers. The other namespaces are made anew in the guest; the
-// host's cannot be had there.
-func (p *Plan) namespaces(Options) error {
-	linux := p.Spec.Linux
-	found := map[specs.LinuxNamespaceType]bool{}
-	kept := []specs.LinuxNamespace{}
-	for _, namespace := range linux.Namespaces {
-		found[namespace.Type] = true
-		switch namespace.Type {
-		case specs.NetworkNamespace:
-			p.NetNS = namespace.Path
-			p.NewNetNS = namespace.Path == ""
-			continue
-		case specs.UserNamespace:
-			if namespace.Path != "" {
-				return fmt.Errorf("a user namespace of the host (%s) cannot be joined from a VM: %w", namespace.Path, errdefs.ErrNotImplemented)
-			}
-		}
-		kept = append(kept, specs.LinuxNamespace{Type: namespace.Type})
-	}
-	for _, required := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.MountNamespace} {
-		if !found[required] {
-			return fmt.Errorf("the host's %s namespace cannot be shared with a VM: let the container have its own: %w",
-				required, errdefs.ErrNotImplemented)
-		}
-	}
-	linux.Namespaces = kept
-	if len(linux.NetDevices) > 0 {
-		return fmt.Errorf("network devices of the host cannot be moved into a VM (linux.netDevices): %w", errdefs.ErrNotImplemented)
-	}
-	return nil
 }
 
 // sysctls takes out those of the network: they belong to the sandbox's network, which a container only shares.

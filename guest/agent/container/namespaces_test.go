@@ -76,8 +76,8 @@ func TestPodIsShared(t *testing.T) {
 	if ofOne[0] == ofAlone[0] || ofOne[1] != ofAlone[1] || ofOne[2] != ofAlone[2] {
 		t.Errorf("one is in\n%salone in\n%s", one, alone)
 	}
-	got := h.exec("two", h.spec("sh", "-c", "cat /proc/sys/kernel/hostname /proc/sys/kernel/shmmni; cat /proc/1/cmdline; ls /proc/1/root/ 2>&1; true").Process).
-		output("stdout")
+	look := h.spec("sh", "-c", "cat /proc/sys/kernel/hostname /proc/sys/kernel/shmmni /proc/1/cmdline; ls /proc/1/root/ 2>&1; true").Process
+	got := h.exec("two", look).output("stdout")
 	if !strings.HasPrefix(got, "barnacle\n123\nlimpet-pod\x00") || !strings.Contains(got, "Permission denied") {
 		t.Errorf("%q", got)
 	}

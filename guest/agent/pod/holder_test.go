@@ -200,8 +200,10 @@ func TestStartFails(t *testing.T) {
 		pod   protocol.Pod
 		words []string
 	}{
-		"value":   {protocol.Pod{Sysctls: []protocol.Pair{{Name: "kernel.shmmni", Value: "many"}}}, []string{"sysctl kernel.shmmni", "invalid"}},
-		"unknown": {protocol.Pod{Sysctls: []protocol.Pair{{Name: "fs.mqueue.nothing", Value: "1"}}}, []string{"sysctl fs.mqueue.nothing", "no such"}},
+		"value": {protocol.Pod{Sysctls: []protocol.Pair{{Name: "kernel.shmmni", Value: "many"}}},
+			[]string{"sysctl kernel.shmmni", "invalid"}},
+		"unknown": {protocol.Pod{Sysctls: []protocol.Pair{{Name: "fs.mqueue.nothing", Value: "1"}}},
+			[]string{"sysctl fs.mqueue.nothing", "no such"}},
 		"overlap": {protocol.Pod{UIDMappings: append(mapped(1), mapped(1)...), GIDMappings: mapped(1)}, []string{"namespaces", "invalid"}},
 	} {
 		t.Run(name, func(t *testing.T) {
