@@ -41,7 +41,16 @@ type Config struct {
 	// how far ResizeMemory can go. What is less than the machine starts with counts as that.
 	MaxVCPUs     int
 	MaxMemoryMiB int
+	// Ports is how many devices can be plugged, added memory included, up to MaxPorts. 0: DefaultPorts.
+	Ports int
 }
+
+const (
+	// DefaultPorts is enough for a vsock, a share, and two of: added memory, network cards.
+	DefaultPorts = 4
+	// MaxPorts is how many places the root bus has beside those of the machine itself.
+	MaxPorts = 28
+)
 
 // MemoryStepMiB is the unit in which memory is added to a machine: what a Linux guest on x86 makes usable at once (a memory block).
 const MemoryStepMiB = 128

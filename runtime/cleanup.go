@@ -11,6 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/cgroup"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
@@ -58,13 +59,11 @@ func cleanupState(ctx context.Context, path string) error {
 	for _, process := range left.Machine {
 		errs = append(errs, endGroup(ctx, process))
 	}
+	if left.Pod != nil {
+		errs = append(errs, cleanupNamespace(ctx, left.Pod.Anchor, left.Pod.Network))
+	}
 	for _, container := range left.Containers {
-		if container.Anchor != nil {
-			errs = append(errs, endGroup(ctx, *container.Anchor))
-		}
-		if container.Network != nil {
-			errs = append(errs, container.Network.cleanup())
-		}
+		errs = append(errs, cleanupNamespace(ctx, container.Anchor, container.Network))
 	}
 	for _, container := range left.Containers {
 		if container.Rootfs != "" {
@@ -81,6 +80,18 @@ func cleanupState(ctx context.Context, path string) error {
 		errs = append(errs, cleanupHooks(ctx, id, container.Bundle))
 	}
 	return errors.Join(append(errs, removeTree(path))...) // a hook that fails keeps nothing back
+}
+
+// cleanupNamespace ends an anchor and detaches what its network namespace has of limpet, as far as there is any.
+func cleanupNamespace(ctx context.Context, anchor *hypervisor.Process, network *networkRecord) error {
+	var errs []error
+	if anchor != nil {
+		errs = append(errs, endGroup(ctx, *anchor))
+	}
+	if network != nil {
+		errs = append(errs, network.cleanup())
+	}
+	return errors.Join(errs...)
 }
 
 // cleanupHooks runs a container's poststop hooks, which take back what others did for it, such as its network. A bundle that is

@@ -38,6 +38,7 @@ type machinePlan struct {
 	config config.Config
 	cgroup hypervisor.Cgroup
 	frame  frame
+	nics   []hypervisor.NIC // plugged before the machine runs; their taps stay the caller's
 	dir    *stateDir
 	events events
 	log    *slog.Logger // names the sandbox

@@ -48,6 +48,9 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	return machine, session, nil
 }
 
+// ports is how many ports the machine needs that has so many network cards from the start: there is room for others.
+func ports(nics int) int { return hypervisor.DefaultPorts + nics }
+
 // makeParts makes the paused machine and its vsock device. The machine is to stop before its device goes.
 func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hypervisor.Machine, device vsock.Device, err error) {
 	group, ctx := errgroup.WithContext(ctx)
@@ -70,6 +73,7 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 			},
 			VCPUs: plan.frame.vcpus, MemoryMiB: plan.frame.memory,
 			MaxVCPUs: plan.frame.maxVCPUs, MaxMemoryMiB: plan.frame.maxMemory,
+			Ports:       ports(len(plan.nics)),
 			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
 		})
 		return err
@@ -88,10 +92,14 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, device vsock.Device) error {
 	defer plan.times.stage("plug")()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []hypervisor.Device{
+	parts := []hypervisor.Device{
 		hypervisor.Vsock{ID: "vsock", Socket: device},
 		hypervisor.Share{ID: shareDevice, Tag: shareTag, Dir: plan.dir.share()},
-	} {
+	}
+	for _, nic := range plan.nics {
+		parts = append(parts, nic)
+	}
+	for _, part := range parts {
 		group.Go(func() error { return machine.Plug(ctx, part) })
 	}
 	return group.Wait()

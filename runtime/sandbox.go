@@ -45,11 +45,41 @@ type Observer interface {
 // SandboxOptions says what sandbox to make.
 type SandboxOptions struct {
 	ID, Namespace string
-	// Bundle is the directory of the bundle of the first container. Its annotations may change the configuration.
-	Bundle   string
+	// Bundle is the directory that the state directory is linked from, for Cleanup. It is the bundle of the first container, whose
+	// annotations may change the configuration, unless Pod is given.
+	Bundle string
+	// Pod is the pod to make, whose annotations may change the configuration. Nil: what the bundle says, a pod if its container is a
+	// pause container.
+	Pod      *oci.Pod
 	Config   config.Config
 	Observer Observer
 	Logger   *slog.Logger
+}
+
+// asked is what a sandbox is made after.
+type asked struct {
+	annotations map[string]string
+	cgroupsPath string
+	floor       demand   // what the machine is to cover from the start
+	pod         *oci.Pod // nil: it is none
+}
+
+// asked reads the bundle if it has to.
+func (o SandboxOptions) asked() (asked, error) {
+	pod := o.Pod
+	if pod == nil {
+		spec, err := oci.Load(o.Bundle)
+		if err != nil {
+			return asked{}, err
+		}
+		if !oci.IsPod(spec) {
+			return asked{annotations: spec.Annotations, cgroupsPath: spec.Linux.CgroupsPath}, nil
+		}
+		if pod, err = oci.NewPod(spec); err != nil {
+			return asked{}, err
+		}
+	}
+	return asked{annotations: pod.Annotations, cgroupsPath: pod.CgroupsPath, floor: podDemand(pod), pod: pod}, nil
 }
 
 // Sandbox is one virtual machine with the containers in it. Its methods are safe for concurrent use. Its owner must Stop it.
@@ -60,6 +90,7 @@ type Sandbox struct {
 	log       *slog.Logger
 	dir       *stateDir
 	cgroup    hypervisor.Cgroup // of the machine, its daemons and the anchors
+	pod       *Pod              // nil: it is none
 	machine   Machine           // nil before it is started
 	guest     Guest
 	undo      undo
@@ -117,15 +148,15 @@ func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*S
 
 // start does the steps of NewSandbox.
 func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platform, times *trace) (err error) {
-	spec, err := oci.Load(options.Bundle)
+	asked, err := options.asked()
 	if err != nil {
 		return err
 	}
-	configuration, err := options.Config.WithAnnotations(spec.Annotations)
+	configuration, err := options.Config.WithAnnotations(asked.annotations)
 	if err != nil {
 		return err
 	}
-	if s.frame, err = hostFrame(configuration.VM); err != nil {
+	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
 		return err
 	}
 	s.size.vcpus = s.frame.vcpus
@@ -138,7 +169,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	s.undo.push("remove the state directory", s.dir.remove)
 	done()
 	done = times.stage("cgroup")
-	if err := s.makeCgroup(spec.Linux.CgroupsPath); err != nil {
+	if err := s.makeCgroup(asked.cgroupsPath); err != nil {
 		return err
 	}
 	done()
@@ -151,7 +182,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
 		logger: options.Logger, times: times,
 	}
-	if err := s.boot(ctx, plan, start); err != nil {
+	if err := s.bring(ctx, asked.pod, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -164,6 +195,31 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	if err != nil { // the machine has ended meanwhile
 		return s.whyLost()
 	}
+	return nil
+}
+
+// bring brings the machine up, with the pod's part if it is a pod's.
+func (s *Sandbox) bring(ctx context.Context, pod *oci.Pod, plan machinePlan, start platform) (err error) {
+	if pod == nil {
+		return s.boot(ctx, plan, start)
+	}
+	done := plan.times.stage("pod")
+	if s.pod, err = newPod(ctx, s, pod); err != nil {
+		return err
+	}
+	if plan.nics, err = s.pod.attach(); err != nil {
+		return err
+	}
+	defer closeTaps(plan.nics)
+	done()
+	if err := s.boot(ctx, plan, start); err != nil {
+		return err
+	}
+	defer plan.times.stage("network")()
+	if err := s.pod.setUp(ctx); err != nil {
+		return err
+	}
+	go s.pod.follow()
 	return nil
 }
 
@@ -196,6 +252,9 @@ func (s *Sandbox) watch() {
 	s.mu.Unlock()
 	for _, process := range processes {
 		process.vmLost()
+	}
+	if s.pod != nil {
+		s.pod.end(lostStatus())
 	}
 	_ = s.guest.Close() // ends the calls in flight
 }
@@ -285,6 +344,9 @@ func (s *Sandbox) call(ctx context.Context, limit time.Duration, message protoco
 	return answer, err
 }
 
+// ID is the sandbox's identifier.
+func (s *Sandbox) ID() string { return s.id }
+
 // Container returns the container with that identifier, or an ErrNotFound.
 func (s *Sandbox) Container(id string) (*Container, error) {
 	s.mu.Lock()
@@ -306,11 +368,18 @@ func (s *Sandbox) claimContainer(c *Container) error {
 	if s.containers[c.id] != nil {
 		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrAlreadyExists)
 	}
-	c.first = !s.claimed
+	c.first = !s.claimed && s.pod == nil
 	s.claimed = true
 	s.containers[c.id] = c
 	s.processes[c.init.request] = c.init
 	return nil
+}
+
+// list returns the containers that there are.
+func (s *Sandbox) list() []*Container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.containers))
 }
 
 // forget gives up identifiers of a container and of processes.

@@ -12,12 +12,15 @@ import (
 
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/oci"
 )
 
 const (
 	mebibyte = 1 << 20
 	// defaultPeriod is the period of a processor quota that names none, in microseconds: the kernel's.
 	defaultPeriod = 100000
+	// sharesPerCPU is how many shares CRI gives for a requested processor.
+	sharesPerCPU = 1024
 	// minDefaultVCPUs is how many processors a machine can have on a host that has fewer: a container that asks for some more is to
 	// have them, and they are cheap.
 	minDefaultVCPUs = 4
@@ -63,6 +66,16 @@ func demandOf(resources *specs.LinuxResources) demand {
 	return d
 }
 
+// podDemand is what a pod's containers come to, as far as that is known before there are any. Without a quota it is what they request,
+// which they are to have at least.
+func podDemand(pod *oci.Pod) demand {
+	d := demandOf(&pod.Resources)
+	if cpu := pod.Resources.CPU; d.milliCPUs == 0 && cpu != nil && cpu.Shares != nil {
+		d.milliCPUs = min(*cpu.Shares, config.MaxVCPUs*sharesPerCPU) * 1000 / sharesPerCPU
+	}
+	return d
+}
+
 // most is what covers both demands, while one replaces the other. No limit of memory asks for less than any.
 func (d demand) most(other demand) demand {
 	return demand{max(d.milliCPUs, other.milliCPUs), max(d.memory, other.memory)}
@@ -89,11 +102,13 @@ func countSet(list string) (count int) {
 type frame struct {
 	vcpus, memory       int // what it starts with; memory in MiB
 	maxVCPUs, maxMemory int
+	shared              int // MiB for the guest itself and the containers without a limit: what is configured
 }
 
-// newFrame fills in what the configuration leaves to the host, which has so many processors and so much memory (MiB).
-func newFrame(vm config.VM, hostCPUs, hostMemory int) frame {
-	f := frame{vcpus: vm.VCPUs, memory: vm.MemoryMiB, maxVCPUs: vm.MaxVCPUs, maxMemory: vm.MaxMemoryMiB}
+// newFrame fills in what the configuration leaves to the host, which has so many processors and so much memory (MiB). The machine
+// starts with what covers the floor.
+func newFrame(vm config.VM, floor demand, hostCPUs, hostMemory int) frame {
+	f := frame{vcpus: vm.VCPUs, memory: vm.MemoryMiB, maxVCPUs: vm.MaxVCPUs, maxMemory: vm.MaxMemoryMiB, shared: vm.MemoryMiB}
 	if f.maxVCPUs == 0 {
 		f.maxVCPUs = min(max(hostCPUs, minDefaultVCPUs), config.MaxVCPUs)
 	}
@@ -102,22 +117,33 @@ func newFrame(vm config.VM, hostCPUs, hostMemory int) frame {
 	}
 	f.maxVCPUs = max(f.maxVCPUs, f.vcpus)
 	f.maxMemory = max(f.maxMemory, f.memory)
+	f.vcpus = min(max(f.vcpus, wholeCPUs(floor.milliCPUs)), f.maxVCPUs)
+	if floor.memory > 0 {
+		needed := config.MinMemoryMiB + int(min(mebibytes(floor.memory), config.MaxMemoryMiB))
+		f.memory = min(max(f.memory, needed+needed/describedPerByte), f.maxMemory)
+	}
 	return f
 }
 
+// wholeCPUs rounds up to processors.
+func wholeCPUs(milliCPUs uint64) int { return int((milliCPUs + 999) / 1000) }
+
+// mebibytes rounds up.
+func mebibytes(bytes uint64) uint64 { return bytes/mebibyte + min(bytes%mebibyte, 1) }
+
 // hostFrame is newFrame of this host.
-func hostFrame(vm config.VM) (frame, error) {
+func hostFrame(vm config.VM, floor demand) (frame, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return frame{}, fmt.Errorf("how much memory has this host: %w", err)
 	}
-	return newFrame(vm, runtime.NumCPU(), int(uint64(info.Totalram)*uint64(info.Unit)/mebibyte)), nil
+	return newFrame(vm, floor, runtime.NumCPU(), int(uint64(info.Totalram)*uint64(info.Unit)/mebibyte)), nil
 }
 
 // size is how large the machine has to be for its containers; cut tells whether that is less than they ask for.
 //
 // Processors are what the containers' quotas come to. Memory: the guest itself needs some (config.MinMemoryMiB); containers without a
-// limit share what the machine starts with beside that; each limit comes on top.
+// limit share what is configured beside that; each limit comes on top.
 func (f frame) size(demands iter.Seq[demand]) (s size, cut bool) {
 	var milliCPUs, memory uint64
 	unlimited := false
@@ -127,16 +153,16 @@ func (f frame) size(demands iter.Seq[demand]) (s size, cut bool) {
 		memory += min(d.memory, uint64(config.MaxMemoryMiB)*mebibyte)
 		unlimited = unlimited || d.memory == 0
 	}
-	needed := config.MinMemoryMiB + int((memory+mebibyte-1)/mebibyte)
+	needed := config.MinMemoryMiB + int(mebibytes(memory))
 	if unlimited {
-		needed += max(0, f.memory-config.MinMemoryMiB)
+		needed += max(0, f.shared-config.MinMemoryMiB)
 	}
 	steps := 0
 	if more := needed - f.memory; more > 0 {
 		more += more / describedPerByte
 		steps = (more + hypervisor.MemoryStepMiB - 1) / hypervisor.MemoryStepMiB
 	}
-	vcpus := max(f.vcpus, int((milliCPUs+999)/1000))
+	vcpus := max(f.vcpus, wholeCPUs(milliCPUs))
 	s = size{vcpus: min(vcpus, f.maxVCPUs), addedMemory: min(steps, room) * hypervisor.MemoryStepMiB}
 	return s, vcpus > f.maxVCPUs || steps > room
 }

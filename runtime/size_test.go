@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/oci"
 )
 
 func ptr[T any](value T) *T { return &value }
@@ -42,31 +43,52 @@ func TestDemandOf(t *testing.T) {
 	}
 }
 
+func TestPodDemand(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		cpu  specs.LinuxCPU
+		want uint64
+	}{
+		{"nothing", specs.LinuxCPU{}, 0},
+		{"a quota", specs.LinuxCPU{Quota: ptr[int64](50000), Shares: ptr[uint64](2048)}, 500},
+		{"a request", specs.LinuxCPU{Shares: ptr[uint64](1536)}, 1500},
+		{"an endless request", specs.LinuxCPU{Shares: ptr[uint64](math.MaxUint64)}, 64000},
+	} {
+		if got := podDemand(&oci.Pod{Resources: specs.LinuxResources{CPU: &test.cpu}}); got != (demand{milliCPUs: test.want}) {
+			t.Errorf("%s: %+v, want %d", test.name, got, test.want)
+		}
+	}
+}
+
 func TestNewFrame(t *testing.T) {
 	for _, test := range []struct {
 		name                 string
 		vm                   config.VM
+		floor                demand
 		hostCPUs, hostMemory int
 		want                 frame
 	}{
-		{"of the host", config.VM{VCPUs: 1, MemoryMiB: 256}, 8, 4000, frame{1, 256, 8, 4000}},
-		{"of a small host", config.VM{VCPUs: 1, MemoryMiB: 256}, 1, 200, frame{1, 256, 4, 256}},
-		{"of a huge host", config.VM{VCPUs: 1, MemoryMiB: 256}, 512, 4 << 20, frame{1, 256, 64, 512 << 10}},
-		{"configured", config.VM{VCPUs: 1, MemoryMiB: 256, MaxVCPUs: 2, MaxMemoryMiB: 1024}, 8, 4000, frame{1, 256, 2, 1024}},
-		{"starts with more", config.VM{VCPUs: 3, MemoryMiB: 2048, MaxVCPUs: 2, MaxMemoryMiB: 1024}, 8, 4000, frame{3, 2048, 3, 2048}},
+		{"of the host", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{}, 8, 4000, frame{1, 256, 8, 4000, 256}},
+		{"a floor", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{1001, 1<<30 + 1}, 8, 4000, frame{2, 1138, 8, 4000, 256}},
+		{"a low floor", config.VM{VCPUs: 2, MemoryMiB: 256}, demand{1000, 1 << 20}, 8, 4000, frame{2, 256, 8, 4000, 256}},
+		{"a floor too high", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{9000, math.MaxUint64}, 8, 4000, frame{8, 4000, 8, 4000, 256}},
+		{"of a small host", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{}, 1, 200, frame{1, 256, 4, 256, 256}},
+		{"of a huge host", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{}, 512, 4 << 20, frame{1, 256, 64, 512 << 10, 256}},
+		{"configured", config.VM{VCPUs: 1, MemoryMiB: 256, MaxVCPUs: 2, MaxMemoryMiB: 1024}, demand{}, 8, 4000, frame{1, 256, 2, 1024, 256}},
+		{"starts with more", config.VM{VCPUs: 3, MemoryMiB: 2048, MaxVCPUs: 2, MaxMemoryMiB: 1024}, demand{}, 8, 4000, frame{3, 2048, 3, 2048, 2048}},
 	} {
-		if got := newFrame(test.vm, test.hostCPUs, test.hostMemory); got != test.want {
+		if got := newFrame(test.vm, test.floor, test.hostCPUs, test.hostMemory); got != test.want {
 			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
 		}
 	}
-	if got, err := hostFrame(config.Default().VM); err != nil || got.maxVCPUs < 4 || got.maxMemory < 256 {
+	if got, err := hostFrame(config.Default().VM, demand{}); err != nil || got.maxVCPUs < 4 || got.maxMemory < 256 {
 		t.Errorf("of this host: %+v, %v", got, err)
 	}
 }
 
 func TestFrameSize(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
-	standard := frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192}
+	standard := frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
 	for _, test := range []struct {
 		name    string
 		frame   frame
@@ -85,9 +107,11 @@ func TestFrameSize(t *testing.T) {
 		{"too many CPUs", standard, []demand{{5000, 0}}, size{4, 0}, true},
 		{"too much memory", standard, []demand{{0, 16 * gib}}, size{1, 8192 - 256}, true},
 		{"endless", standard, []demand{{math.MaxUint64 / 4, math.MaxUint64}, {0, math.MaxUint64}}, size{4, 8192 - 256}, true},
-		{"no room", frame{1, 256, 1, 256}, []demand{{2000, gib}}, size{1, 0}, true},
-		{"room for less than a step", frame{1, 256, 1, 300}, []demand{{0, gib}}, size{1, 0}, true},
-		{"a tiny start", frame{1, 64, 1, 1024}, []demand{{0, 0}}, size{1, 128}, false},
+		{"no room", frame{1, 256, 1, 256, 256}, []demand{{2000, gib}}, size{1, 0}, true},
+		{"room for less than a step", frame{1, 256, 1, 300, 256}, []demand{{0, gib}}, size{1, 0}, true},
+		{"a tiny start", frame{1, 64, 1, 1024, 64}, []demand{{0, 0}}, size{1, 128}, false},
+		{"within the floor", frame{2, 1138, 4, 8192, 256}, []demand{{1001, gib}}, size{2, 0}, false},
+		{"beside the floor", frame{2, 1138, 4, 8192, 256}, []demand{{1001, gib}, {0, 0}}, size{2, 256}, false},
 	} {
 		got, cut := test.frame.size(slices.Values(test.demands))
 		if got != test.want || cut != test.cut {

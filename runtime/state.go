@@ -29,6 +29,7 @@ const (
 	shareDir   = "shared"
 	vmDir      = "vm"
 	vsockDir   = "vsock"
+	podDir     = "pod" // empty: the root of the pod's anchor
 )
 
 // record is what the state directory remembers of a sandbox: enough to end it without its shim.
@@ -37,6 +38,7 @@ type record struct {
 	ID         string                     `json:"id"`
 	Machine    []hypervisor.Process       `json:"machine"`
 	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
+	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`
 	// Began and Parts are the sandbox's trace, see Trace.
 	Began time.Time   `json:"began"`
@@ -173,6 +175,18 @@ func (d *stateDir) updateContainer(id string, change func(*containerRecord)) err
 		container := record.Containers[id]
 		change(&container)
 		record.Containers[id] = container
+	})
+}
+
+// updatePod changes what is recorded of the pod.
+func (d *stateDir) updatePod(change func(*podRecord)) error {
+	return d.update(func(record *record) {
+		var pod podRecord
+		if record.Pod != nil {
+			pod = *record.Pod
+		}
+		change(&pod)
+		record.Pod = &pod
 	})
 }
 

@@ -110,7 +110,14 @@ func (o observer) OOM(containerID string) { o.oom(containerID) }
 
 type microVM struct{ *runtime.Sandbox }
 
+// CreateContainer makes a container. That of a pod which has the sandbox's identifier is its pause container.
 func (s microVM) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {
+	if pod := s.Sandbox.Pod(); pod != nil && options.ID == s.Sandbox.ID() {
+		if err := pod.CreatePause(options); err != nil {
+			return nil, err
+		}
+		return pause{pod}, nil
+	}
 	container, err := s.Sandbox.CreateContainer(ctx, options)
 	if err != nil {
 		return nil, err
@@ -119,6 +126,15 @@ func (s microVM) CreateContainer(ctx context.Context, options runtime.ContainerO
 }
 
 type vmContainer struct{ *runtime.Container }
+
+// pause is a pod's pause container, and the init process of it.
+type pause struct{ *runtime.Pod }
+
+func (p pause) Init() Process { return p }
+
+func (p pause) Exec(ctx context.Context, options runtime.ExecOptions) (Process, error) {
+	return nil, p.Pod.Exec(ctx, options)
+}
 
 func (c vmContainer) Init() Process { return c.Container.Init() }
 

@@ -8,10 +8,6 @@ import (
 	"github.com/limpet-run/limpet/hypervisor"
 )
 
-// ports is the number of PCI Express ports that devices can be plugged into: one for vsock, one for the file share, two for
-// network cards, disks, or memory. Each costs 15 ms of an emulated boot.
-const ports = 4
-
 // The files that QEMU inherits, by their numbers in its process.
 const (
 	monitorFD = 3
@@ -45,7 +41,7 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 		// Daemons are our processes, so QEMU never has a reason to start or to become anything.
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
-	for i := range ports {
+	for i := range portCount(config) {
 		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d", port(i), firstPortSlot+i, i+1))
 	}
 	if restore {
@@ -59,6 +55,14 @@ const machineType = "q35,memory-backend=memory,sata=off,smbus=off,vmport=off,i80
 
 // firstPortSlot is the place of the first port on the root bus; the host bridge is at 0.
 const firstPortSlot = 1
+
+// portCount is the number of PCI Express ports that devices can be plugged into. Each costs 15 ms of an emulated boot.
+func portCount(config hypervisor.Config) int {
+	if config.Ports == 0 {
+		return hypervisor.DefaultPorts
+	}
+	return config.Ports
+}
 
 // port names a port; devices are plugged into the bus of that name.
 func port(i int) string { return fmt.Sprintf("port%d", i) }

@@ -21,6 +21,11 @@ func TestArguments(t *testing.T) {
 		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x1,chassis=1",
 		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on",
 	}
+	more := config
+	more.Ports = hypervisor.MaxPorts
+	if line := strings.Join(arguments(more, hypervisor.AcceleratorTCG, false), " "); !strings.Contains(line, "id=port27,bus=pcie.0,addr=0x1c,chassis=28") {
+		t.Errorf("no port27 in %s", line)
+	}
 	for _, test := range []struct {
 		name        string
 		accelerator hypervisor.Accelerator

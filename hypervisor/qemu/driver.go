@@ -115,6 +115,9 @@ func (d *Driver) plan(config hypervisor.Config) (*plan, error) {
 		return nil, fmt.Errorf("%d MiB of memory and %d CPUs: a guest needs at least %d MiB and 1 CPU: %w",
 			config.MemoryMiB, config.VCPUs, minMemoryMiB, errdefs.ErrInvalidArgument)
 	}
+	if config.Ports < 0 || config.Ports > hypervisor.MaxPorts {
+		return nil, fmt.Errorf("%d ports: a machine has room for %d: %w", config.Ports, hypervisor.MaxPorts, errdefs.ErrInvalidArgument)
+	}
 	if err := findFile("guest kernel", config.Kernel); err != nil {
 		return nil, err
 	}

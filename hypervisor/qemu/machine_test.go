@@ -215,13 +215,13 @@ func TestPlugErrors(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
-	for i := range ports {
+	for i := range hypervisor.DefaultPorts {
 		l.check(m.Plug(l.ctx, hypervisor.Share{ID: fmt.Sprintf("share%d", i), Tag: fmt.Sprintf("tag%d", i), Dir: dir}))
 	}
 	if err := m.Plug(l.ctx, hypervisor.Share{ID: "more", Tag: "more", Dir: dir}); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("one device too many: %v", err)
 	}
-	if n := len(m.Processes()); n != 1+ports {
+	if n := len(m.Processes()); n != 1+hypervisor.DefaultPorts {
 		t.Errorf("%d processes", n)
 	}
 }

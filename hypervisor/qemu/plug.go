@@ -116,6 +116,7 @@ func (m *machine) freePort(id string) (string, error) {
 	for _, device := range m.plugged {
 		taken[device.port] = true
 	}
+	ports := portCount(m.plan.config)
 	for i := range ports {
 		if !taken[port(i)] {
 			return port(i), nil

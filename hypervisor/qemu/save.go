@@ -30,12 +30,13 @@ type description struct {
 	MemoryMiB    int                    `json:"memory_mib"`
 	MaxVCPUs     int                    `json:"max_vcpus"`
 	MaxMemoryMiB int                    `json:"max_memory_mib"`
+	Ports        int                    `json:"ports"`
 	Accelerator  hypervisor.Accelerator `json:"accelerator"`
 }
 
 func (p *plan) describe() description {
 	c := p.config
-	return description{c.Kernel, c.Initrd, c.Cmdline, c.VCPUs, c.MemoryMiB, c.MaxVCPUs, c.MaxMemoryMiB, p.accelerator}
+	return description{c.Kernel, c.Initrd, c.Cmdline, c.VCPUs, c.MemoryMiB, c.MaxVCPUs, c.MaxMemoryMiB, portCount(c), p.accelerator}
 }
 
 // Save implements hypervisor.Machine.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -79,13 +78,7 @@ func TranslateProcess(process *specs.Process) {
 
 // sysctls takes out those of the network: they belong to the sandbox's network, which a container only shares.
 func (p *Plan) sysctls() {
-	p.NetSysctls = map[string]string{}
-	for name, value := range p.Spec.Linux.Sysctl {
-		if strings.HasPrefix(name, "net.") || strings.HasPrefix(name, "net/") {
-			delete(p.Spec.Linux.Sysctl, name)
-			p.NetSysctls[name] = value
-		}
-	}
+	p.NetSysctls, p.Spec.Linux.Sysctl = splitSysctls(p.Spec.Linux.Sysctl)
 }
 
 // hooks leaves those that run inside the container; the host runs the others.

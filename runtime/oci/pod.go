@@ -1,0 +1,116 @@
+package oci
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// The annotations by which CRI says what a container is in a pod, and what the pod's containers were limited to when it was made
+// (containerd, internal/cri/annotations).
+const (
+	annotationContainerType = "io.kubernetes.cri.container-type"
+	containerTypeSandbox    = "sandbox"
+
+	annotationCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period" // microseconds
+	annotationCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"  // microseconds in a period
+	annotationCPUShares = "io.kubernetes.cri.sandbox-cpu-shares" // 1024 for a processor
+	annotationMemory    = "io.kubernetes.cri.sandbox-memory"     // bytes
+)
+
+// Pod is what a pod asks of the host and of the guest, beside its containers.
+type Pod struct {
+	// CgroupsPath is that of the pod's pause container, as an OCI configuration has it (linux.cgroupsPath). Empty: none.
+	CgroupsPath string
+	// NetNS is the path of the host's network namespace that is the pod's. Empty: a new one if NewNetNS, else the host's.
+	NetNS    string
+	NewNetNS bool
+	// NetSysctls are the parameters of the pod's network, by name; Sysctls those of its other namespaces.
+	NetSysctls, Sysctls map[string]string
+	Hostname            string
+	// UIDMappings and GIDMappings are those of the pod's user namespace. Empty: it has none of its own.
+	UIDMappings, GIDMappings []specs.LinuxIDMapping
+	Annotations              map[string]string
+	// Resources are what the pod's containers come to, as far as that is known before there are any.
+	Resources specs.LinuxResources
+}
+
+// IsPod tells whether a configuration is that of a pod's pause container.
+func IsPod(spec *specs.Spec) bool {
+	return spec.Annotations[annotationContainerType] == containerTypeSandbox
+}
+
+// NewPod reads a pod from the configuration of its pause container, which it leaves as it is. What is wrong with an annotation
+// is an ErrInvalidArgument.
+func NewPod(spec *specs.Spec) (*Pod, error) {
+	resources, err := podResources(spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	pod := &Pod{
+		CgroupsPath: spec.Linux.CgroupsPath, Hostname: spec.Hostname, Annotations: spec.Annotations, Resources: resources,
+		UIDMappings: spec.Linux.UIDMappings, GIDMappings: spec.Linux.GIDMappings,
+	}
+	for _, namespace := range spec.Linux.Namespaces {
+		if namespace.Type == specs.NetworkNamespace {
+			pod.NetNS, pod.NewNetNS = namespace.Path, namespace.Path == ""
+		}
+	}
+	pod.NetSysctls, pod.Sysctls = splitSysctls(spec.Linux.Sysctl)
+	return pod, nil
+}
+
+// podResources reads what the annotations say of the pod's size. A number that is 0 or negative sets no limit.
+func podResources(annotations map[string]string) (specs.LinuxResources, error) {
+	numbers := map[string]int64{}
+	for _, name := range []string{annotationCPUPeriod, annotationCPUQuota, annotationCPUShares, annotationMemory} {
+		text, ok := annotations[name]
+		if !ok {
+			continue
+		}
+		number, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return specs.LinuxResources{}, fmt.Errorf("annotation %s=%q: not a number: %w", name, text, errdefs.ErrInvalidArgument)
+		}
+		if number > 0 {
+			numbers[name] = number
+		}
+	}
+	return newPodResources(numbers[annotationCPUPeriod], numbers[annotationCPUQuota], numbers[annotationCPUShares], numbers[annotationMemory]), nil
+}
+
+// newPodResources leaves out what is not positive.
+func newPodResources(period, quota, shares, memory int64) specs.LinuxResources {
+	resources := specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
+	if period > 0 {
+		value := uint64(period)
+		resources.CPU.Period = &value
+	}
+	if quota > 0 {
+		resources.CPU.Quota = &quota
+	}
+	if shares > 0 {
+		value := uint64(shares)
+		resources.CPU.Shares = &value
+	}
+	if memory > 0 {
+		resources.Memory.Limit = &memory
+	}
+	return resources
+}
+
+// splitSysctls tells the parameters of the network from the others.
+func splitSysctls(sysctls map[string]string) (network, others map[string]string) {
+	network, others = map[string]string{}, map[string]string{}
+	for name, value := range sysctls {
+		if strings.HasPrefix(name, "net.") || strings.HasPrefix(name, "net/") {
+			network[name] = value
+		} else {
+			others[name] = value
+		}
+	}
+	return network, others
+}
