@@ -39,7 +39,7 @@ func (w *world) wantSize(t *testing.T, when string, plugs []protocol.Plug, added
 // TestMachineFollowsContainers adds and removes containers with limits.
 func TestMachineFollowsContainers(t *testing.T) {
 	w := newTestSandbox(t)
-	w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192}
+	w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
 	first := w.create(t, IO{})
 	w.wantSize(t, "with one without limits", nil)
 
@@ -81,7 +81,7 @@ func TestMachineDoesNotGrow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newTestSandbox(t)
-			w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192}
+			w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
 			w.fakeMachine.refuse = test.refuse
 			w.fakeGuest.answer = func(_ context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
 				if _, ok := message.(protocol.Plug); ok {
