@@ -1,12 +1,14 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/integration/harness"
 )
@@ -112,6 +114,16 @@ func TestNetworkOfKilledShim(t *testing.T) {
 	s.wire(pod, world)
 	c := s.sleeper("--with-ns", "network:/run/netns/"+pod)
 	const filters = "tc qdisc show dev eth0 ingress; ip link show type tun"
+	connect := func() error {
+		conn, err := harness.DialIn(s.ctx, "/run/netns/"+pod, "127.0.0.1:8080")
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	if err := connect(); err != nil {
+		t.Errorf("a connection to localhost: %v", err)
+	}
 	if shown := s.within(pod, "sh", "-c", filters); !strings.Contains(shown.Stdout, "ingress") || !strings.Contains(shown.Stdout, "limpet") {
 		t.Errorf("the traffic is not redirected: %q, %v", shown.Stdout, shown.Err())
 	}
@@ -120,6 +132,9 @@ func TestNetworkOfKilledShim(t *testing.T) {
 	s.must(events.Await(s.ctx, c.id, "exit"))
 	if shown := s.within(pod, "sh", "-c", filters); shown.Stdout != "" || shown.Err() != nil {
 		t.Errorf("left: %q, %v", shown.Stdout, shown.Err())
+	}
+	if err := connect(); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("left: a connection to localhost: %v", err)
 	}
 }
 

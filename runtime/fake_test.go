@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -149,6 +150,18 @@ func (g *fakeGuest) OpenStream(_ context.Context, token protocol.Token) (net.Con
 	close(g.opened)
 	g.opened = make(chan struct{})
 	return host, nil
+}
+
+// DialPort connects to somebody who says which port it is.
+func (g *fakeGuest) DialPort(_ context.Context, port uint16) (protocol.HalfCloser, error) {
+	host, guest := net.Pipe()
+	go func() {
+		duplex := protocol.NewDuplex(guest, guest)
+		fmt.Fprintf(duplex, "port %d", port)
+		_ = duplex.CloseWrite()
+		_, _ = io.Copy(io.Discard, duplex)
+	}()
+	return protocol.NewDuplex(host, host), nil
 }
 
 func (g *fakeGuest) Done() <-chan struct{} { return g.closed }

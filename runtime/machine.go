@@ -28,6 +28,7 @@ type Guest interface {
 	WaitReady(ctx context.Context) (protocol.Hello, error)
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
 	OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error)
+	DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error)
 	Done() <-chan struct{}
 	Close() error
 }

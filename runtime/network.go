@@ -11,7 +11,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/forward"
 	"github.com/limpet-run/limpet/runtime/network"
 )
 
@@ -43,7 +45,7 @@ func (c *Container) connect(ctx context.Context) error {
 	if err != nil || plan.Empty() {
 		return errors.Join(err, namespace.Close())
 	}
-	link := &connection{namespace: namespace, own: c.plan.NewNetNS}
+	link := c.sandbox.newConnection(namespace, c.plan.NewNetNS)
 	c.undo.push("disconnect the network", func(context.Context) error { return link.close() })
 	if err := c.join(ctx, link, plan); err != nil {
 		return errors.Join(err, link.close())
@@ -71,6 +73,9 @@ func (c *Container) join(ctx context.Context, link *connection, plan network.Pla
 	if _, err := c.sandbox.call(ctx, connectTimeout, plan.Message); err != nil {
 		return fmt.Errorf("set it up in the guest: %w", err)
 	}
+	done()
+	done = times.stage("loopback")
+	c.sandbox.forwardLoopback(link)
 	done()
 	times.log(ctx, c.log, "network connected")
 	return nil
@@ -101,10 +106,19 @@ func planNetwork(namespace *network.Namespace, sysctls map[string]string) (netwo
 type connection struct {
 	namespace *network.Namespace
 	own       bool // the namespace is the container's own: nobody else removes what is in it
+	forwarder *forward.Forwarder
 
 	mu       sync.Mutex // held only for the kernel's answers
 	attached []network.Card
 	closed   bool
+}
+
+// newConnection takes over the namespace. The agent is not spoken to before there is something to forward.
+func (s *Sandbox) newConnection(namespace *network.Namespace, own bool) *connection {
+	dial := func(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
+		return s.guest.DialPort(ctx, port)
+	}
+	return &connection{namespace: namespace, own: own, forwarder: forward.New(dial, s.log)}
 }
 
 // attach makes a card's tap. The caller closes it.
@@ -121,8 +135,15 @@ func (l *connection) attach(card network.Card) (*os.File, error) {
 	return tap, err
 }
 
-// close takes back what attach did. It may be called again, also to try what failed.
+// close takes back what attach and forward did. It may be called again, also to try what failed.
 func (l *connection) close() error {
+	err := l.release()
+	l.forwarder.Close()
+	return err
+}
+
+// release takes back what was done to the namespace.
+func (l *connection) release() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -132,7 +153,7 @@ func (l *connection) close() error {
 	if l.own {
 		detach = l.namespace.Remove
 	}
-	var errs []error
+	errs := []error{l.namespace.ReleaseLoopback()}
 	for _, card := range l.attached {
 		errs = append(errs, detach(card))
 	}
@@ -154,6 +175,7 @@ func (r networkRecord) cleanup() error {
 	}
 	var errs []error
 	if namespace.ID() == r.ID {
+		errs = append(errs, namespace.ReleaseLoopback())
 		for _, card := range r.Cards {
 			errs = append(errs, namespace.Detach(card))
 		}

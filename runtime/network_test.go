@@ -32,7 +32,7 @@ func podNetwork(t *testing.T) string {
 	})
 	path := fmt.Sprintf("/proc/%d/ns/net", holder.PID())
 	inNetwork(t, path, "ip link add eth0 address 02:00:00:00:00:07 type veth peer name peer && ip address add 10.4.0.2/24 dev eth0 && "+
-		"ip link set eth0 up && ip link show eth0")
+		"ip link set eth0 up && ip link set lo up && ip link show eth0")
 	return path
 }
 
@@ -59,6 +59,13 @@ func joined(path string) func(*specs.Spec) {
 }
 
 const redirected = "tc qdisc show dev eth0 ingress"
+
+// askPort connects to a port of the namespace's loopback and returns what is said there.
+func askPort(path, address string, port int) string {
+	script := fmt.Sprintf("cat < /dev/tcp/%s/%d", address, port)
+	said, err := exec.Command("nsenter", "--net="+path, "bash", "-c", script).CombinedOutput()
+	return fmt.Sprint(string(said), err)
+}
 
 // TestNetwork starts two containers of a sandbox. The first brings the network; when it is deleted, nothing of limpet is left there.
 func TestNetwork(t *testing.T) {
@@ -97,6 +104,11 @@ func TestNetwork(t *testing.T) {
 	if shown := inNetwork(t, path, redirected); !strings.Contains(shown, "ingress") {
 		t.Error("the interface's traffic is not redirected")
 	}
+	for _, address := range []string{"127.0.0.1", "::1"} {
+		if said := askPort(path, address, 8080); said != "port 8080<nil>" {
+			t.Errorf("%s: %s", address, said)
+		}
+	}
 	for _, container := range []*Container{second, first} {
 		w.exit(container.Init(), 0)
 		waitExit(t, container.Init())
@@ -106,6 +118,9 @@ func TestNetwork(t *testing.T) {
 	}
 	if shown := inNetwork(t, path, redirected); shown != "" {
 		t.Errorf("left: %s", shown)
+	}
+	if said := askPort(path, "127.0.0.1", 8080); !strings.Contains(said, "Connection refused") {
+		t.Errorf("left: %s", said)
 	}
 }
 
@@ -167,5 +182,8 @@ func TestNetworkCleanup(t *testing.T) {
 	}
 	if shown := inNetwork(t, path, redirected); shown != "" {
 		t.Errorf("left: %s", shown)
+	}
+	if said := askPort(path, "127.0.0.1", 8080); !strings.Contains(said, "Connection refused") {
+		t.Errorf("left: %s", said)
 	}
 }

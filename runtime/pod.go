@@ -36,6 +36,7 @@ type Pod struct {
 	plan    *oci.Pod
 	anchor  *anchor.Anchor
 	network network.Plan
+	link    *connection   // nil: it has no network cards
 	exited  chan struct{} // closed when it has ended, and its anchor too
 
 	mu      sync.Mutex
@@ -102,7 +103,8 @@ func (p *Pod) attach() (_ []hypervisor.NIC, err error) {
 	if err != nil {
 		return nil, err
 	}
-	link := &connection{namespace: namespace, own: p.plan.NewNetNS}
+	link := p.sandbox.newConnection(namespace, p.plan.NewNetNS)
+	p.link = link
 	p.sandbox.undo.push("disconnect the network", func(context.Context) error { return link.close() })
 	if !link.own {
 		record := networkRecord{Path: p.plan.NetNS, ID: namespace.ID(), Cards: p.network.Cards}
@@ -139,6 +141,9 @@ func (p *Pod) setUp(ctx context.Context) error {
 	}
 	if _, err := p.sandbox.call(ctx, connectTimeout, p.network.Message); err != nil {
 		return fmt.Errorf("set up the pod's network in the guest: %w", err)
+	}
+	if p.link != nil {
+		p.sandbox.forwardLoopback(p.link)
 	}
 	return nil
 }

@@ -283,38 +283,53 @@ func TestOpenStream(t *testing.T) {
 
 func TestDialPort(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		serve := func(status error) {
+		// answer takes the host's next connection, wants a preamble, and answers.
+		answer := func(want protocol.Preamble, status error) net.Conn {
 			host, guest := net.Pipe()
 			w.transport.dials <- host
-			go func() {
-				defer guest.Close()
-				p, err := protocol.ReadPreamble(guest)
-				if err != nil || p != (protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}) {
-					t.Errorf("preamble %+v, %v", p, err)
-				}
-				_ = protocol.WriteStatus(guest, status)
-				duplex := protocol.NewDuplex(guest)
-				said, _ := io.ReadAll(duplex)
-				_, _ = duplex.Write(said)
-				_ = duplex.CloseWrite()
-			}()
+			if p, err := protocol.ReadPreamble(guest); err != nil || p != want {
+				t.Errorf("preamble %+v, %v", p, err)
+			}
+			_ = protocol.WriteStatus(guest, status)
+			return guest
 		}
-		serve(nil)
+		serve := func(status error) {
+			out := answer(protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}, nil)
+			defer out.Close()
+			var token protocol.Token
+			if _, err := io.ReadFull(out, token[:]); err != nil {
+				t.Error(err)
+			}
+			in := answer(protocol.Preamble{Kind: protocol.StreamProcess, Token: token}, status)
+			defer in.Close()
+			if status == nil {
+				duplex := protocol.NewDuplex(in, out)
+				_, _ = io.Copy(duplex, duplex)
+				_ = duplex.CloseWrite()
+			}
+		}
+		go serve(nil)
 		stream, err := w.DialPort(t.Context(), 8080)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = io.WriteString(stream, "echo")
-		if err := errors.Join(err, stream.CloseWrite()); err != nil {
-			t.Error(err)
-		}
+		go func() {
+			_, err := io.WriteString(stream, "echo")
+			if err := errors.Join(err, stream.CloseWrite()); err != nil {
+				t.Error(err)
+			}
+		}()
 		if got, err := io.ReadAll(stream); string(got) != "echo" || err != nil {
 			t.Errorf("read %q, %v", got, err)
 		}
 		_ = stream.Close()
-		serve(errors.New("connection refused"))
+		go answer(protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}, errors.New("connection refused"))
 		if _, err := w.DialPort(t.Context(), 8080); !errors.Is(err, protocol.ErrStreamRefused) {
-			t.Error(err)
+			t.Errorf("nobody listens: %v", err)
+		}
+		go serve(errors.New("no more"))
+		if _, err := w.DialPort(t.Context(), 8080); !errors.Is(err, protocol.ErrStreamRefused) {
+			t.Errorf("the other half is refused: %v", err)
 		}
 	})
 }

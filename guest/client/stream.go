@@ -20,11 +20,21 @@ func (s *Session) OpenStream(ctx context.Context, token protocol.Token) (net.Con
 
 // DialPort connects to a TCP port of the guest's loopback. The stream is the caller's. protocol.ErrStreamRefused: nobody listens.
 func (s *Session) DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
-	conn, err := s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamTCP, Port: port})
+	in, err := s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamTCP, Port: port})
 	if err != nil {
 		return nil, err
 	}
-	return protocol.NewDuplex(conn), nil
+	token := protocol.NewToken()
+	if _, err = in.Write(token[:]); err != nil {
+		_ = in.Close()
+		return nil, fmt.Errorf("open stream of the guest: %w", err)
+	}
+	out, err := s.OpenStream(ctx, token)
+	if err != nil {
+		_ = in.Close()
+		return nil, err
+	}
+	return protocol.NewDuplex(in, out), nil
 }
 
 // openStream opens a byte stream that is answered by a status.

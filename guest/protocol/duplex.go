@@ -17,25 +17,26 @@ const maxChunk = MaxWrite - chunkHeader
 // chunkHeader is the length of a chunk's length.
 const chunkHeader = 2
 
-// Duplex is a byte stream whose two directions end one by one, over a connection that can only end as a whole: not every backend of
-// vsock passes a half-close, and some lose what is on its way when the guest closes first.
+// Duplex is a byte stream whose two directions end one by one, over two connections that carry one direction each and end as a
+// whole. Not every backend of vsock passes a half-close; some lose what is on its way when the guest closes first, and stand still
+// when one connection is full in both directions.
 //
 // Each direction is a row of chunks: a two-byte big endian length, at most maxChunk, and so many bytes. A chunk of no bytes is the
-// direction's end. Once both have ended the host closes the connection; a connection that ends before was reset.
+// direction's end. Once both have ended the host closes the connections; one that ends before was reset.
 //
 // One goroutine may read while another one writes; Close may be called at any time.
 type Duplex struct {
-	conn   net.Conn
-	reader *bufio.Reader
-	left   int  // bytes of the chunk being read that were not read yet
-	ended  bool // nothing more is to be read
-	chunk  []byte
-	closed bool // nothing more is to be written
+	in, out net.Conn
+	reader  *bufio.Reader // of in
+	left    int           // bytes of the chunk being read that were not read yet
+	ended   bool          // nothing more is to be read
+	chunk   []byte
+	closed  bool // nothing more is to be written
 }
 
-// NewDuplex makes a duplex of a connection, behind what opened it. The connection is the duplex's.
-func NewDuplex(conn net.Conn) *Duplex {
-	return &Duplex{conn: conn, reader: bufio.NewReaderSize(conn, MaxWrite)}
+// NewDuplex makes a duplex that reads from one connection and writes to another, behind what opened them. They are the duplex's.
+func NewDuplex(in, out net.Conn) *Duplex {
+	return &Duplex{in: in, out: out, reader: bufio.NewReaderSize(in, MaxWrite)}
 }
 
 // Read implements io.Reader. io.EOF: the other side has ended its direction. io.ErrUnexpectedEOF: the connection was reset.
@@ -87,7 +88,7 @@ func (d *Duplex) Write(p []byte) (int, error) {
 		piece := p[written:min(len(p), written+maxChunk)]
 		d.chunk = binary.BigEndian.AppendUint16(d.chunk[:0], uint16(len(piece)))
 		d.chunk = append(d.chunk, piece...)
-		if _, err := d.conn.Write(d.chunk); err != nil {
+		if _, err := d.out.Write(d.chunk); err != nil {
 			return written, fmt.Errorf("write chunk: %w", err)
 		}
 		written += len(piece)
@@ -101,11 +102,11 @@ func (d *Duplex) CloseWrite() error {
 		return nil
 	}
 	d.closed = true
-	if _, err := d.conn.Write(make([]byte, chunkHeader)); err != nil {
+	if _, err := d.out.Write(make([]byte, chunkHeader)); err != nil {
 		return fmt.Errorf("write the last chunk: %w", err)
 	}
 	return nil
 }
 
-// Close closes the connection. Unless both directions have ended, the other side takes it for a reset.
-func (d *Duplex) Close() error { return d.conn.Close() }
+// Close closes the connections. Unless both directions have ended, the other side takes it for a reset.
+func (d *Duplex) Close() error { return errors.Join(d.out.Close(), d.in.Close()) }

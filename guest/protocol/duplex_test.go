@@ -29,7 +29,7 @@ func (c *canned) Write(p []byte) (int, error) {
 
 func TestDuplexWrites(t *testing.T) {
 	conn := &canned{}
-	d := NewDuplex(conn)
+	d := NewDuplex(nil, conn)
 	long := strings.Repeat("x", 2*maxChunk+1)
 	for _, text := range []string{"abc", "", long} {
 		if n, err := io.WriteString(d, text); n != len(text) || err != nil {
@@ -48,7 +48,7 @@ func TestDuplexWrites(t *testing.T) {
 	if conn.told.String() != want || conn.most > MaxWrite {
 		t.Errorf("%d bytes written, at most %d at once; want %d", conn.told.Len(), conn.most, len(want))
 	}
-	again := NewDuplex(&canned{Reader: iotest.OneByteReader(&conn.told)})
+	again := NewDuplex(&canned{Reader: iotest.OneByteReader(&conn.told)}, nil)
 	if text, err := io.ReadAll(again); string(text) != "abc"+long || err != nil {
 		t.Errorf("read %d bytes, %v", len(text), err)
 	}
@@ -68,7 +68,7 @@ func TestDuplexReads(t *testing.T) {
 		{"reset in a chunk", "\x00\x02a", "a", io.ErrUnexpectedEOF},
 		{"too long", "\x3d\xff" + strings.Repeat("x", maxChunk+1), "", errdefs.ErrInvalidArgument},
 	} {
-		d := NewDuplex(&canned{Reader: strings.NewReader(test.input)})
+		d := NewDuplex(&canned{Reader: strings.NewReader(test.input)}, nil)
 		if text, err := io.ReadAll(d); string(text) != test.want || !errors.Is(err, test.is) {
 			t.Errorf("%s: read %q, %v", test.name, text, err)
 		}

@@ -217,7 +217,7 @@ func FuzzDuplex(f *testing.F) {
 	f.Add([]byte("\x00\x02a"))
 	f.Add([]byte{0x3d, 0xff})
 	f.Fuzz(func(t *testing.T, input []byte) {
-		text, err := io.ReadAll(NewDuplex(&canned{Reader: bytes.NewReader(input)}))
+		text, err := io.ReadAll(NewDuplex(&canned{Reader: bytes.NewReader(input)}, nil))
 		if len(text) > len(input) {
 			t.Errorf("%d bytes became %d", len(input), len(text))
 		}
@@ -225,14 +225,14 @@ func FuzzDuplex(f *testing.F) {
 			return
 		}
 		again := &canned{}
-		d := NewDuplex(again)
+		d := NewDuplex(nil, again)
 		if _, err := d.Write(text); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		if twice, err := io.ReadAll(NewDuplex(&canned{Reader: &again.told})); err != nil || !bytes.Equal(twice, text) {
+		if twice, err := io.ReadAll(NewDuplex(&canned{Reader: &again.told}, nil)); err != nil || !bytes.Equal(twice, text) {
 			t.Errorf("%x became %x, %v", text, twice, err)
 		}
 	})

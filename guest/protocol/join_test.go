@@ -45,11 +45,12 @@ type joined struct {
 func newJoined(t *testing.T) joined {
 	client, host := newTCP(t)
 	guest, server := newTCP(t)
-	left, right := net.Pipe()
+	up, above := net.Pipe()
+	down, below := net.Pipe()
 	ends := make(chan error, 2)
-	for near, pipe := range map[*net.TCPConn]net.Conn{host: left, guest: right} {
+	for near, duplex := range map[*net.TCPConn]*Duplex{host: NewDuplex(down, up), guest: NewDuplex(above, below)} {
 		go func() {
-			err := Join(near, NewDuplex(pipe))
+			err := Join(near, duplex)
 			near.Close()
 			ends <- err
 		}()

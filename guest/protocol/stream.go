@@ -18,8 +18,8 @@ const (
 	StreamContainerd StreamKind = 0    // containerd's socket; not answered
 	StreamOutput     StreamKind = 1    // a FIFO, whose path is the answer: see WriteOutputPath
 	StreamProcess    StreamKind = 0x40 // a process's standard stream, named by Token; answered by a status
-	StreamTCP        StreamKind = 0x41 // a TCP connection to Port on the guest's loopback; answered by a status, then a Duplex
-	StreamUnix       StreamKind = 0x42 // a unix socket in the guest at Path; answered by a status, then a Duplex
+	StreamTCP        StreamKind = 0x41 // a TCP connection to Port on the guest's loopback; answered by a status; a Duplex
+	StreamUnix       StreamKind = 0x42 // a unix socket in the guest at Path; answered by a status; a Duplex
 )
 
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.
@@ -32,7 +32,8 @@ const (
 )
 
 // Preamble is how a byte stream is opened: magic, kind, and what the kind needs. After it, and after its answer, the connection
-// is a plain pipe, or a Duplex.
+// is a plain pipe. Where it is one half of a Duplex, it is the one that the host reads: the host begins it with a token, by which it
+// opens the other half as StreamProcess.
 type Preamble struct {
 	Kind  StreamKind
 	Token Token  // StreamProcess: 32 bytes

@@ -157,18 +157,21 @@ func (d *Daemon) cniResults() ([]string, error) {
 }
 
 // Within calls f on a thread in the run's network namespace, which is the host to its containers.
-func (d *Daemon) Within(f func() error) error {
+func (d *Daemon) Within(f func() error) error { return within(d.netns(), f) }
+
+// within calls f on a thread in a network namespace.
+func within(netns string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		file, err := os.Open(d.netns())
+		file, err := os.Open(netns)
 		if err != nil {
 			done <- err
 			return
 		}
 		defer file.Close()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", d.netns(), err)
+			done <- fmt.Errorf("enter %s: %w", netns, err)
 			return
 		}
 		done <- f()
@@ -177,8 +180,13 @@ func (d *Daemon) Within(f func() error) error {
 }
 
 // Dial connects to a literal address from the run's network namespace.
-func (d *Daemon) Dial(ctx context.Context, address string) (conn net.Conn, err error) {
-	err = d.Within(func() (err error) { // a socket is of the namespace of the thread that makes it
+func (d *Daemon) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return DialIn(ctx, d.netns(), address)
+}
+
+// DialIn connects to a literal address from the network namespace at a path.
+func DialIn(ctx context.Context, netns, address string) (conn net.Conn, err error) {
+	err = within(netns, func() (err error) { // a socket is of the namespace of the thread that makes it
 		conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
 		return err
 	})

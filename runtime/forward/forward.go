@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// maxConnections bounds the connections of one sandbox: each costs two descriptors of this process and two goroutines.
-	maxConnections = 512
+	// maxConnections bounds the connections of one sandbox: each costs three descriptors of this process, and four of a vsock daemon
+	// that may have no more than 1024.
+	maxConnections = 200
 	// acceptPause is awaited where the host has no descriptor for a connection.
 	acceptPause = 100 * time.Millisecond
 )

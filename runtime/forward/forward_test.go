@@ -33,8 +33,8 @@ func newWorld(t *testing.T, limit int) *world {
 			return nil, protocol.ErrStreamRefused
 		}
 		host, guest := net.Pipe()
-		w.dialled <- protocol.NewDuplex(guest)
-		return protocol.NewDuplex(host), nil
+		w.dialled <- protocol.NewDuplex(guest, guest)
+		return protocol.NewDuplex(host, host), nil
 	}, slog.New(slog.DiscardHandler))
 	w.limit = limit
 	t.Cleanup(w.Close)

@@ -1,7 +1,10 @@
 package streams
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"time"
@@ -13,8 +16,8 @@ import (
 // host is read before.
 const hangUpTimeout = 10 * time.Second
 
-// join joins the connection to a socket of the guest. It does not close the connection.
-func join(conn net.Conn, dial func() (protocol.HalfCloser, error)) {
+// join joins the host's connection, and its other half, to a socket of the guest. It does not close the connection.
+func (s *Server) join(conn net.Conn, dial func() (protocol.HalfCloser, error)) {
 	target, err := dial()
 	if err != nil {
 		if protocol.WriteStatus(conn, err) == nil {
@@ -23,13 +26,38 @@ func join(conn net.Conn, dial func() (protocol.HalfCloser, error)) {
 		return
 	}
 	defer target.Close()
-	if protocol.WriteStatus(conn, nil) != nil || conn.SetDeadline(time.Time{}) != nil {
+	half, err := s.otherHalf(conn)
+	if err != nil {
+		s.logger.Warn("byte stream without its other half", "error", err)
 		protocol.Reset(target)
 		return
 	}
-	if protocol.Join(protocol.NewDuplex(conn), target) == nil {
+	duplex := protocol.NewDuplex(half, conn)
+	defer duplex.Close()
+	if protocol.Join(duplex, target) == nil {
 		awaitHangUp(conn)
 	}
+}
+
+// otherHalf accepts the stream and waits for the half of it that the guest reads.
+func (s *Server) otherHalf(conn net.Conn) (net.Conn, error) {
+	if err := protocol.WriteStatus(conn, nil); err != nil {
+		return nil, err
+	}
+	var token protocol.Token
+	if _, err := io.ReadFull(conn, token[:]); err != nil {
+		return nil, fmt.Errorf("read the token of a byte stream: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), protocol.PreambleTimeout)
+	defer cancel()
+	half, err := s.Claim(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(err, half.Close())
+	}
+	return half, nil
 }
 
 // awaitHangUp leaves the closing to the host: if the guest closes first, not every backend of vsock delivers what is on its way.

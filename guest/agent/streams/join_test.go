@@ -54,7 +54,15 @@ func TestJoin(t *testing.T) {
 		if err := open(t, conn, test.preamble); err != nil {
 			t.Fatal(name, err)
 		}
-		duplex := protocol.NewDuplex(conn)
+		token := protocol.NewToken()
+		if _, err := conn.Write(token[:]); err != nil {
+			t.Fatal(name, err)
+		}
+		half := connect()
+		if err := open(t, half, protocol.Preamble{Kind: protocol.StreamProcess, Token: token}); err != nil {
+			t.Fatal(name, err)
+		}
+		duplex := protocol.NewDuplex(conn, half)
 		_, err := io.WriteString(duplex, "this")
 		if err := errors.Join(err, duplex.CloseWrite()); err != nil {
 			t.Fatal(name, err)

@@ -99,9 +99,9 @@ func (s *Server) serve(conn net.Conn) {
 	defer conn.Close()
 	switch preamble.Kind {
 	case protocol.StreamTCP:
-		join(conn, func() (protocol.HalfCloser, error) { return dialPort(preamble.Port) })
+		s.join(conn, func() (protocol.HalfCloser, error) { return dialPort(preamble.Port) })
 	case protocol.StreamUnix:
-		join(conn, func() (protocol.HalfCloser, error) { return dial("unix", preamble.Path) })
+		s.join(conn, func() (protocol.HalfCloser, error) { return dial("unix", preamble.Path) })
 	default: // not of the guest
 	}
 }
