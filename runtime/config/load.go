@@ -27,6 +27,9 @@ func Load(path string) (Config, error) {
 	return load(path, true)
 }
 
+// LoadIfThere is Load for a file that may be missing.
+func LoadIfThere(path string) (Config, error) { return load(path, false) }
+
 func load(path string, required bool) (Config, error) {
 	config := Default()
 	text, err := os.ReadFile(path)
