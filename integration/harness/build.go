@@ -25,6 +25,7 @@ var artifacts = []artifact{
 	{"bin/nerdctl", "containerd", ""},
 	{"bin/cni/bridge", "containerd", ""},
 	{"busybox.tar", "guest", ""},
+	{"pause.tar", "guest", ""},
 	{"bin/containerd-shim-runc-v2", "containerd", Runc},
 	{"bin/runc", "containerd", Runc},
 	{"bin/containerd-shim-limpet-v2", "build", Limpet},

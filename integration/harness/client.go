@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Client is containerd's API, for what `ctr` cannot do or does not show. Calls take a context of Context, and their errors are
@@ -30,6 +31,7 @@ type Client struct {
 	Snapshots  snapshots.SnapshotsClient
 	Sandboxes  sandbox.StoreClient
 	Events     events.EventsClient
+	Pods       runtime.RuntimeServiceClient // CRI, what a kubelet speaks; its errors are plain ones
 
 	conn      *grpc.ClientConn
 	namespace string
@@ -53,6 +55,7 @@ func dial(address, namespace string) (*Client, error) {
 		Snapshots:  snapshots.NewSnapshotsClient(conn),
 		Sandboxes:  sandbox.NewStoreClient(conn),
 		Events:     events.NewEventsClient(conn),
+		Pods:       runtime.NewRuntimeServiceClient(conn),
 		conn:       conn,
 		namespace:  namespace,
 	}, nil
@@ -99,10 +102,10 @@ func (c *Client) ContainerIDs(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// RemoveAll removes every container of the run, as Remove does.
+// RemoveAll removes every pod of the run and every container, as Remove does.
 func (c *Client) RemoveAll(ctx context.Context) error {
 	ids, err := c.ContainerIDs(ctx)
-	errs := []error{err}
+	errs := []error{err, c.removePods(ctx)}
 	for _, id := range ids {
 		errs = append(errs, c.Remove(ctx, id))
 	}

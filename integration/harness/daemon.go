@@ -83,7 +83,7 @@ func Start(ctx context.Context, build Build) (_ *Daemon, err error) {
 	if result := d.Ctr(ctx, "image", "import", "--local", build.Path("busybox.tar")); result.Err() != nil {
 		return nil, fmt.Errorf("import %s: %w", build.Path("busybox.tar"), result.Err())
 	}
-	return d, nil
+	return d, d.preparePods(ctx)
 }
 
 // Address is the path of containerd's socket.
@@ -133,6 +133,8 @@ func (d *Daemon) writeConfig() error {
 			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": d.sockets()},
 			// How often it looks for containers to be restarted.
 			"io.containerd.monitor.container.v1.restart": map[string]any{"interval": "1s"},
+			"io.containerd.cri.v1.images":                map[string]any{"pinned_images": map[string]any{"sandbox": pauseImage}},
+			"io.containerd.cri.v1.runtime":               d.podConfig(),
 		},
 	})
 	if err != nil {
@@ -221,7 +223,10 @@ func (d *Daemon) Restart(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return fmt.Errorf("start containerd again: %w; its log ends:\n%s", err, d.LogTail())
 	}
-	return d.awaitConnection(ctx)
+	if err := d.awaitConnection(ctx); err != nil {
+		return err
+	}
+	return d.awaitPods(ctx)
 }
 
 // Stop ends containerd and removes the directory of the run. Containers have to be gone before; processes that they have left

@@ -144,6 +144,13 @@ func (d *Daemon) entries() ([]string, error) {
 		d.StateDir(), d.sockets(), d.temporary(), "/run/netns",
 		filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", d.Namespace),
 		filepath.Join(d.Dir, "root/io.containerd.runtime.v2.task", d.Namespace),
+		filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", podNamespace),
+		filepath.Join(d.Dir, "root/io.containerd.runtime.v2.task", podNamespace),
+	}
+	for _, directory := range []string{"sandboxes", "containers"} { // of CRI
+		directories = append(directories,
+			filepath.Join(d.Dir, "state/io.containerd.grpc.v1.cri", directory),
+			filepath.Join(d.Dir, "root/io.containerd.grpc.v1.cri", directory))
 	}
 	var lines []string
 	for _, directory := range directories {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 
@@ -107,7 +108,7 @@ func (d *Daemon) networkParts() ([]string, error) {
 			return nil, rules.Err()
 		}
 		for line := range strings.Lines(rules.Stdout) {
-			if strings.HasPrefix(line, "-A") && strings.Contains(line, d.Namespace) {
+			if strings.HasPrefix(line, "-A") && (strings.Contains(line, d.Namespace) || podID.MatchString(line)) {
 				lines = append(lines, program+" "+strings.TrimSpace(line))
 			}
 		}
@@ -145,7 +146,7 @@ func (d *Daemon) cniResults() ([]string, error) {
 		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 			return nil
 		}
-		if strings.Contains(filepath.Base(path), d.Namespace) {
+		if strings.Contains(filepath.Base(path), d.Namespace) || podID.MatchString(path) && d.isOwnResult(path) {
 			lines = append(lines, "entry "+path)
 		}
 		return err
@@ -154,6 +155,15 @@ func (d *Daemon) cniResults() ([]string, error) {
 		return nil, fmt.Errorf("look for results of CNI: %w", err)
 	}
 	return lines, nil
+}
+
+// podID matches the ids of pods, which do not tell whose they are.
+var podID = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
+
+// isOwnResult reports whether what CNI remembers in a file is of a pod of the run: it mentions the pod's network namespace.
+func (d *Daemon) isOwnResult(path string) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && mentions(string(text), d.Dir) // one that has gone meanwhile is nobody's
 }
 
 // Within calls f on a thread in the run's network namespace, which is the host to its containers.

@@ -31,8 +31,9 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// writeImage writes the image archive: a layout whose index names one manifest of one configuration and one layer.
-func writeImage(w io.Writer, name string, busybox []byte, applets []string) error {
+// writeImage writes the image archive: a layout whose index names one manifest of one configuration and one layer. A container of the
+// image runs command if it is given no other.
+func writeImage(w io.Writer, name string, command []string, busybox []byte, applets []string) error {
 	layer, err := buildLayer(busybox, applets)
 	if err != nil {
 		return err
@@ -46,7 +47,7 @@ func writeImage(w io.Writer, name string, busybox []byte, applets []string) erro
 		"os":           "linux",
 		"config": map[string]any{
 			"Env":        []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			"Cmd":        []string{"sh"},
+			"Cmd":        command,
 			"WorkingDir": "/",
 		},
 		// The layer is not compressed, so its digest is also its diff id.

@@ -9,16 +9,17 @@ import (
 	"errors"
 	"io"
 	"path"
+	"strings"
 	"testing"
 )
 
 func TestImageIsReproducible(t *testing.T) {
 	var first, second bytes.Buffer
 	// The order in which busybox lists its applets must not matter.
-	if err := writeImage(&first, "limpet.test/busybox:latest", []byte("binary"), []string{"sh", "cat", "[", "cat"}); err != nil {
+	if err := writeImage(&first, "limpet.test/busybox:latest", nil, []byte("binary"), []string{"sh", "cat", "[", "cat"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeImage(&second, "limpet.test/busybox:latest", []byte("binary"), []string{"cat", "[", "sh"}); err != nil {
+	if err := writeImage(&second, "limpet.test/busybox:latest", nil, []byte("binary"), []string{"cat", "[", "sh"}); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(first.Bytes(), second.Bytes()) {
@@ -28,7 +29,7 @@ func TestImageIsReproducible(t *testing.T) {
 
 func TestImageIsWhole(t *testing.T) {
 	var image bytes.Buffer
-	if err := writeImage(&image, "limpet.test/busybox:latest", []byte("binary"), []string{"sh", "cat"}); err != nil {
+	if err := writeImage(&image, "limpet.test/busybox:latest", []string{"sleep", "1"}, []byte("binary"), []string{"sh", "cat"}); err != nil {
 		t.Fatal(err)
 	}
 	files := readTar(t, image.Bytes())
@@ -54,7 +55,11 @@ func TestImageIsWhole(t *testing.T) {
 	if len(manifest.Layers) != 1 {
 		t.Fatalf("manifest has %d layers, want 1", len(manifest.Layers))
 	}
-	blob(t, files, manifest.Config)
+	var config struct{ Config struct{ Cmd []string } }
+	decode(t, blob(t, files, manifest.Config), &config)
+	if got := strings.Join(config.Config.Cmd, " "); got != "sleep 1" {
+		t.Errorf("its command is %q", got)
+	}
 	layer := readTar(t, blob(t, files, manifest.Layers[0]))
 	if string(layer["bin/busybox"]) != "binary" {
 		t.Error("the layer has no busybox")

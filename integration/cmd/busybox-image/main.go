@@ -18,19 +18,20 @@ import (
 func main() {
 	busybox := flag.String("busybox", "/bin/busybox", "a statically linked busybox")
 	name := flag.String("name", "limpet.test/busybox:latest", "the image's name in containerd")
+	command := flag.String("command", "sh", "what a container of the image runs, words separated by spaces")
 	out := flag.String("out", "", "the archive to write (required)")
 	flag.Parse()
 	if *out == "" || flag.NArg() != 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*busybox, *name, *out); err != nil {
+	if err := run(*busybox, *name, strings.Fields(*command), *out); err != nil {
 		fmt.Fprintln(os.Stderr, "busybox-image:", err)
 		os.Exit(1)
 	}
 }
 
-func run(busybox, name, out string) error {
+func run(busybox, name string, command []string, out string) error {
 	binary, err := os.ReadFile(busybox)
 	if err != nil {
 		return fmt.Errorf("read busybox: %w: install the Debian package busybox-static", err)
@@ -40,7 +41,7 @@ func run(busybox, name, out string) error {
 		return fmt.Errorf("ask %s for its applets: %w", busybox, err)
 	}
 	var archive bytes.Buffer
-	if err := writeImage(&archive, name, binary, strings.Fields(string(list))); err != nil {
+	if err := writeImage(&archive, name, command, binary, strings.Fields(string(list))); err != nil {
 		return err
 	}
 	// A reader never sees half an archive: it appears under its name when it is whole.
