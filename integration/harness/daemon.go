@@ -74,6 +74,9 @@ func Start(ctx context.Context, build Build) (_ *Daemon, err error) {
 	if err := d.WriteLimpetConfig(d.ConfigPath(), nil); err != nil {
 		return nil, err
 	}
+	if err := d.writePodConfig(); err != nil {
+		return nil, err
+	}
 	if err := d.start(ctx); err != nil {
 		return nil, fmt.Errorf("start containerd: %w; its log ends:\n%s", err, d.LogTail())
 	}

@@ -38,7 +38,7 @@ func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + d.netns()}, args...)...)
 }
 
-// makeNetwork makes the run's network namespace and describes nerdctl's network in it.
+// makeNetwork makes the run's network namespace and describes the networks in it: nerdctl's, which pods have too, and one that fails.
 func (d *Daemon) makeNetwork() error {
 	for _, args := range [][]string{
 		{"netns", "add", d.Namespace},
@@ -49,35 +49,49 @@ func (d *Daemon) makeNetwork() error {
 		}
 	}
 	type object = map[string]any
-	list := object{
-		"cniVersion": "1.0.0", "name": "bridge", "nerdctlID": "limpet", "nerdctlLabels": object{"nerdctl/default-network": "true"},
+	bridge := object{
+		// No ipMasq: nobody is beyond the bridge, and the plugin leaves its rules for IPv6 behind.
+		"type": "bridge", "bridge": Bridge, "isGateway": true, "hairpinMode": true,
+		"ipam": object{
+			"type": "host-local", "dataDir": filepath.Dir(d.leases()),
+			"ranges": [][]object{{{"subnet": Subnet4, "gateway": Gateway4}}, {{"subnet": Subnet6, "gateway": Gateway6}}},
+			"routes": []object{{"dst": "0.0.0.0/0"}, {"dst": "::/0"}},
+		},
+	}
+	if err := writeNetwork(d.networks(), object{
+		"nerdctlID": "limpet", "nerdctlLabels": object{"nerdctl/default-network": "true"},
 		"plugins": []object{
-			{
-				// No ipMasq: nobody is beyond the bridge, and the plugin leaves its rules for IPv6 behind.
-				"type": "bridge", "bridge": Bridge, "isGateway": true, "hairpinMode": true,
-				"ipam": object{
-					"type": "host-local", "dataDir": filepath.Dir(d.leases()),
-					"ranges": [][]object{{{"subnet": Subnet4, "gateway": Gateway4}}, {{"subnet": Subnet6, "gateway": Gateway6}}},
-					"routes": []object{{"dst": "0.0.0.0/0"}, {"dst": "::/0"}},
-				},
-			},
+			bridge,
 			{"type": "portmap", "capabilities": object{"portMappings": true}},
 			{"type": "firewall"},
 			{"type": "tuning"},
 		},
+	}); err != nil {
+		return err
 	}
+	return writeNetwork(d.brokenNetworks(), object{
+		"plugins": []object{bridge, {"type": "tuning", "sysctl": object{"net.no.such.key": "1"}}},
+	})
+}
+
+// writeNetwork makes a directory with the configuration of a network. The leases of all are those of one.
+func writeNetwork(dir string, list map[string]any) error {
+	list["cniVersion"], list["name"] = "1.0.0", "bridge"
 	text, err := json.Marshal(list)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(d.networks(), 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(d.networks(), "bridge.conflist"), text, 0o600)
+	return os.WriteFile(filepath.Join(dir, "bridge.conflist"), text, 0o600)
 }
 
 // networks is the directory with CNI's configuration.
 func (d *Daemon) networks() string { return filepath.Join(d.Dir, "cni") }
+
+// brokenNetworks is the same of a network whose last plugin always fails.
+func (d *Daemon) brokenNetworks() string { return filepath.Join(d.Dir, "cni-broken") }
 
 // removeNetwork removes the run's network namespace, with all that is in it.
 func (d *Daemon) removeNetwork() error {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // PodCgroup is the cgroup of a pod, which a kubelet makes before the pod and removes after it.
@@ -20,45 +21,30 @@ func (d *Daemon) PodCgroup(pod string) PodCgroup {
 	return PodCgroup{filepath.Join("/", d.Namespace, pod)}
 }
 
-// podPeriod is the period of processor limits in microseconds, the kernel's default.
-const podPeriod = 100_000
-
-// Make makes the cgroup with limits of memory in bytes and of processors in thousandths, in version 1 or 2, as the host has them.
-func (c PodCgroup) Make(memory int64, milliCPU int64) error {
-	quota := milliCPU * podPeriod / 1000
-	limits := map[string]string{
-		"memory/memory.limit_in_bytes": strconv.FormatInt(memory, 10),
-		"cpu/cpu.cfs_quota_us":         strconv.FormatInt(quota, 10),
-	}
+// file returns the path of one of the cgroup's files: the name is that of version 2 where the host has that alone, else of version 1,
+// in the hierarchy of that controller.
+func (c PodCgroup) file(unified, controller, name string) string {
 	if isUnified() {
-		limits = map[string]string{"memory.max": strconv.FormatInt(memory, 10), "cpu.max": fmt.Sprintf("%d %d", quota, podPeriod)}
+		return filepath.Join(cgroupRoot, c.Path, unified)
 	}
-	for name, value := range limits {
-		hierarchy, file := filepath.Split(name)
-		dir := filepath.Join(cgroupRoot, hierarchy, c.Path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		if isUnified() {
-			if err := delegate(filepath.Dir(dir)); err != nil {
+	return filepath.Join(cgroupRoot, controller, c.Path, name)
+}
+
+// Make makes the cgroup with a limit of memory, in bytes.
+func (c PodCgroup) Make(memory int64) error {
+	limit := c.file("memory.max", "memory", "memory.limit_in_bytes")
+	if err := os.MkdirAll(filepath.Dir(limit), 0o755); err != nil {
+		return err
+	}
+	if isUnified() { // where each parent has to let its children have limits
+		for _, parent := range []string{"/", filepath.Dir(c.Path)} {
+			control := filepath.Join(cgroupRoot, parent, "cgroup.subtree_control")
+			if err := os.WriteFile(control, []byte("+memory +cpu"), 0o644); err != nil {
 				return err
 			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644); err != nil {
-			return err
-		}
 	}
-	return nil
-}
-
-// delegate lets the children of each cgroup from the root to dir have limits of memory and processors.
-func delegate(dir string) error {
-	if dir != cgroupRoot {
-		if err := delegate(filepath.Dir(dir)); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory +cpu"), 0o644)
+	return os.WriteFile(limit, []byte(strconv.FormatInt(memory, 10)), 0o644)
 }
 
 // Remove removes the cgroup from every hierarchy. One that has children or processes is an error: those were left.
@@ -74,23 +60,41 @@ func (c PodCgroup) Remove() error {
 
 // MemoryPeak is the most memory that the cgroup has had, in bytes.
 func (c PodCgroup) MemoryPeak() (int64, error) {
-	name := filepath.Join(cgroupRoot, "memory", c.Path, "memory.max_usage_in_bytes")
+	return readNumber(c.file("memory.peak", "memory", "memory.max_usage_in_bytes"), "")
+}
+
+// Kills is how many processes the kernel has ended because the cgroup was over its limit of memory.
+func (c PodCgroup) Kills() (int64, error) {
+	return readNumber(c.file("memory.events", "memory", "memory.oom_control"), "oom_kill")
+}
+
+// ProcessorTime is the time that processors have spent on the cgroup.
+func (c PodCgroup) ProcessorTime() (time.Duration, error) {
 	if isUnified() {
-		name = filepath.Join(cgroupRoot, c.Path, "memory.peak")
+		microseconds, err := readNumber(c.file("cpu.stat", "", ""), "usage_usec")
+		return time.Duration(microseconds) * time.Microsecond, err
 	}
-	text, err := os.ReadFile(name)
+	nanoseconds, err := readNumber(c.file("", "cpuacct", "cpuacct.usage"), "")
+	return time.Duration(nanoseconds), err
+}
+
+// readNumber reads the number in a file, or the one after a key.
+func readNumber(path, key string) (int64, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), key); ok && (key == "" || value[0] == ' ') {
+			return strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, key)
 }
 
 // Processes lists the ids of the processes in the cgroup and below, in the hierarchy that accounts for memory.
 func (c PodCgroup) Processes() (pids []int, err error) {
-	dir := filepath.Join(cgroupRoot, "memory", c.Path)
-	if isUnified() {
-		dir = filepath.Join(cgroupRoot, c.Path)
-	}
+	dir := filepath.Dir(c.file("memory.max", "memory", "memory.limit_in_bytes"))
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Name() != "cgroup.procs" {
 			return err

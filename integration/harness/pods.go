@@ -10,12 +10,13 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The runtime handlers of the run's CRI, as a RuntimeClass names them: limpet in both modes that containerd has for sandboxes, and
-// runc to compare with.
+// The runtime handlers of the run's CRI, as a RuntimeClass names them: limpet in both modes that containerd has for sandboxes, limpet
+// with a network that cannot be set up to its end, and runc to compare with.
 const (
-	HandlerPause   = "limpet"      // a pod begins with a pause container
-	HandlerSandbox = "limpet-shim" // a pod begins with a call of the Sandbox API
-	HandlerRunc    = "runc"
+	HandlerPause         = "limpet"      // a pod begins with a pause container
+	HandlerSandbox       = "limpet-shim" // a pod begins with a call of the Sandbox API
+	HandlerBrokenNetwork = "limpet-broken-network"
+	HandlerRunc          = "runc"
 )
 
 const (
@@ -27,20 +28,31 @@ const (
 	podPoll = 10 * time.Millisecond
 )
 
+// podConfigPath is the limpet configuration of pods.
+func (d *Daemon) podConfigPath() string { return filepath.Join(d.Dir, "limpet-pods.toml") }
+
+// writePodConfig writes it. It lets twenty machines boot at once where the processor is emulated and others use it, too.
+func (d *Daemon) writePodConfig() error {
+	return d.WriteLimpetConfig(d.podConfigPath(), map[string]any{"timeouts": map[string]any{"boot": "90s"}})
+}
+
 // podConfig is the configuration of containerd's CRI: what has well-known paths on the host otherwise, and the handlers.
 func (d *Daemon) podConfig() map[string]any {
 	type table = map[string]any
 	limpet := func(sandboxer string) table {
-		return table{"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.ConfigPath()}}
+		return table{"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.podConfigPath()}}
 	}
+	broken := limpet("podsandbox")
+	broken["cni_conf_dir"] = d.brokenNetworks()
 	return table{
 		"restrict_oom_score_adj":       true, // not everyone may make a process less likely to be ended
 		"netns_mounts_under_state_dir": true,
 		"cni":                          table{"bin_dirs": []string{d.Build.Path("bin/cni")}, "conf_dir": d.networks()},
 		"containerd": table{"default_runtime_name": HandlerRunc, "runtimes": table{
-			HandlerPause:   limpet("podsandbox"),
-			HandlerSandbox: limpet("shim"),
-			HandlerRunc:    table{"runtime_type": Runc},
+			HandlerPause:         limpet("podsandbox"),
+			HandlerBrokenNetwork: broken,
+			HandlerSandbox:       limpet("shim"),
+			HandlerRunc:          table{"runtime_type": Runc},
 		}},
 	}
 }
@@ -144,6 +156,16 @@ func (p *Pod) Start(ctx context.Context, config *runtime.ContainerConfig) (strin
 		return "", fmt.Errorf("start container %s: %w", config.Metadata.Name, err)
 	}
 	return id, nil
+}
+
+// PodNamespaces is a pattern for the paths of the network namespaces of the run's pods.
+func (d *Daemon) PodNamespaces() string {
+	return filepath.Join(d.Dir, "state/io.containerd.grpc.v1.cri/netns/*")
+}
+
+// PodBundle is the path of the bundle of a pod's container, which is there while it has a task.
+func (d *Daemon) PodBundle(container string) string {
+	return filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", podNamespace, container)
 }
 
 // Remove stops the pod and removes it with its containers. One that has gone is no error.
