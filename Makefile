@@ -64,8 +64,9 @@ integration: setup
 	@$(stage) 'integration tests' go test -count=1 -timeout 60m -v ./integration
 
 EXECS ?= 100
+PODS ?= 20
 bench: setup
-	@$(stage) 'benchmarks' go run ./integration/bench -execs $(EXECS) -json build/bench.json
+	@$(stage) 'benchmarks' go run ./integration/bench -execs $(EXECS) -pods $(PODS) -json build/bench.json
 
 fuzz: packages
 	@integration/setup/fuzz

@@ -20,19 +20,20 @@ import (
 func main() {
 	runs := flag.Int("n", 5, "how often each side of a row is measured")
 	execs := flag.Int("execs", 100, "how many execs are measured in a row")
+	pods := flag.Int("pods", 20, "how many pods are started at once")
 	jsonPath := flag.String("json", "", "a file to write the report to, as JSON")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := run(ctx, *runs, *execs, *jsonPath); err != nil {
+	if err := run(ctx, *runs, *execs, *pods, *jsonPath); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, runs, execs int, jsonPath string) (err error) {
-	if runs < 1 || execs < 1 {
-		return errors.New("-n and -execs have to be at least 1")
+func run(ctx context.Context, runs, execs, pods int, jsonPath string) (err error) {
+	if runs < 1 || execs < 1 || pods < 1 {
+		return errors.New("-n, -execs and -pods have to be at least 1")
 	}
 	build, err := harness.FindBuild(harness.Limpet, harness.Runc)
 	if err != nil {
@@ -42,12 +43,12 @@ func run(ctx context.Context, runs, execs int, jsonPath string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{ctx: ctx, daemon: daemon, runs: runs, rowOfExecs: execs}
+	b := &bench{ctx: ctx, daemon: daemon, runs: runs, rowOfExecs: execs, pods: pods}
 	defer func() { err = errors.Join(err, b.cleanUp()) }()
 
 	report := report{Runs: runs}
 	for _, part := range []func() ([]row, error){
-		b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.network, b.codec,
+		b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.network, b.podsAtOnce, b.codec,
 	} {
 		rows, err := part()
 		if err != nil {
@@ -71,7 +72,9 @@ type bench struct {
 	runs   int
 	// rowOfExecs is how many execs are measured in a row.
 	rowOfExecs int
-	count      int // of the containers and execs made
+	// pods is how many are started at once.
+	pods  int
+	count int // of the containers and execs made
 }
 
 // cleanUp removes what a measurement that failed left behind, and stops containerd.
