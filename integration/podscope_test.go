@@ -15,7 +15,7 @@ func podModes(t *testing.T) map[string]string {
 	t.Helper()
 	switch runtime {
 	case harness.Limpet:
-		return map[string]string{"podsandbox": harness.HandlerPause}
+		return map[string]string{"podsandbox": harness.HandlerPause, "shim": harness.HandlerSandbox}
 	case harness.Runc:
 		return map[string]string{"runc": harness.HandlerRunc}
 	}
