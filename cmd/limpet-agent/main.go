@@ -19,6 +19,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/agent/streams"
+	"github.com/limpet-run/limpet/guest/agent/volume"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -78,6 +79,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 			return vsock.Dial(protocol.HostCID, protocol.SessionPortBase+cid, nil)
 		},
 		Machine: hardware{},
+		Volumes: volume.NewSet(protocol.VolumesDir),
 		Containers: container.Options{
 			Reaper: children, Streams: server, Logger: logger, Dir: bundles, CgroupRoot: machine.CgroupRoot, Share: share,
 			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, share) },
@@ -98,7 +100,7 @@ func isHost(address net.Addr) bool {
 	return ok && peer.ContextID == protocol.HostCID
 }
 
-// hardware is the machine's clock, random number generator, network cards, processors and memory.
+// hardware is the machine's clock, random number generator, network cards, processors, memory and disks.
 type hardware struct{}
 
 func (hardware) SetClock(unixNano int64) error    { return machine.SetClock(unixNano) }
@@ -107,6 +109,11 @@ func (hardware) UseProcessors(count uint64) error { return machine.UseProcessors
 
 func (hardware) AwaitMemory(ctx context.Context, bytes uint64) error {
 	return machine.AwaitMemory(ctx, bytes)
+}
+
+func (hardware) AwaitDisk(ctx context.Context, serial string) (protocol.BlockDevice, error) {
+	major, minor, err := machine.AwaitDisk(ctx, serial)
+	return protocol.BlockDevice{Major: major, Minor: minor}, err
 }
 
 func (hardware) ConfigureNetwork(ctx context.Context, m protocol.Network) error {

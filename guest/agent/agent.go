@@ -49,6 +49,14 @@ type Machine interface {
 	UseProcessors(count uint64) error
 	// AwaitMemory waits until at least that many bytes have been added to the machine's memory.
 	AwaitMemory(ctx context.Context, bytes uint64) error
+	// AwaitDisk waits for the disk with that serial number.
+	AwaitDisk(ctx context.Context, serial string) (protocol.BlockDevice, error)
+}
+
+// Volumes are what containers share inside the guest.
+type Volumes interface {
+	Mount(m protocol.Mount) error
+	Unmount(m protocol.Unmount) error
 }
 
 // Options are what an agent needs of its surroundings.
@@ -59,6 +67,7 @@ type Options struct {
 	// Dial connects to the host's session port.
 	Dial       func(context.Context) (net.Conn, error)
 	Machine    Machine
+	Volumes    Volumes
 	Containers container.Options // Reporter is set by New
 	Logger     *slog.Logger
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type fakeMachine struct {
 	entropy            string
 	interfaces         []protocol.Interface
 	processors, memory uint64
+	disks              []string
 }
 
 func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
@@ -34,6 +36,11 @@ func (m *fakeMachine) ConfigureNetwork(_ context.Context, n protocol.Network) er
 
 func (m *fakeMachine) UseProcessors(count uint64) error { m.processors = count; return nil }
 
+func (m *fakeMachine) AwaitDisk(_ context.Context, serial string) (protocol.BlockDevice, error) {
+	m.disks = append(m.disks, serial)
+	return protocol.BlockDevice{Major: 8, Minor: 16}, nil
+}
+
 func (m *fakeMachine) AwaitMemory(_ context.Context, bytes uint64) error {
 	m.memory = bytes
 	return nil
@@ -44,15 +51,18 @@ type fixture struct {
 	t       *testing.T
 	agent   *Agent
 	machine *fakeMachine
+	volumes fakeVolumes
 	dialled chan net.Conn
 	ended   chan error
 	share   string
 }
 
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{t: t, machine: &fakeMachine{}, dialled: make(chan net.Conn), ended: make(chan error, 1), share: t.TempDir()}
+	f := &fixture{
+		t: t, machine: &fakeMachine{}, volumes: fakeVolumes{}, dialled: make(chan net.Conn), ended: make(chan error, 1), share: t.TempDir(),
+	}
 	f.agent = New(Options{
-		Version: "test", BootID: "boot", CID: 3, Machine: f.machine, Logger: slog.New(slog.DiscardHandler),
+		Version: "test", BootID: "boot", CID: 3, Machine: f.machine, Volumes: f.volumes, Logger: slog.New(slog.DiscardHandler),
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			select {
@@ -230,8 +240,42 @@ func TestPlug(t *testing.T) {
 	if f.machine.processors != 4 || f.machine.memory != 1<<30 {
 		t.Errorf("machine %+v", f.machine)
 	}
+	in := h.call(90, protocol.Plug{Device: protocol.PlugDisk, Serial: "disk-1"})
+	if want := (protocol.BlockDevice{Major: 8, Minor: 16}); in.Message != want || !slices.Equal(f.machine.disks, []string{"disk-1"}) {
+		t.Errorf("disk: %+v, machine %+v", in, f.machine)
+	}
 	if in := h.call(99, protocol.Plug{Device: "plug"}); !errdefs.IsNotImplemented(in.Error) {
 		t.Errorf("something unknown: %+v", in)
+	}
+}
+
+// fakeVolumes is a set of names.
+type fakeVolumes map[string]bool
+
+func (v fakeVolumes) Mount(m protocol.Mount) error {
+	v[m.Target] = true
+	return nil
+}
+
+func (v fakeVolumes) Unmount(m protocol.Unmount) error {
+	if !v[m.Target] {
+		return errdefs.ErrNotFound
+	}
+	delete(v, m.Target)
+	return nil
+}
+
+func TestVolumes(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	if in := h.call(2, protocol.Mount{Source: "tmpfs", Target: "/a", FSType: "tmpfs"}); in.Error != nil || !f.volumes["/a"] {
+		t.Errorf("mount: %+v, %v", in, f.volumes)
+	}
+	if in := h.call(3, protocol.Unmount{Target: "/b"}); !errdefs.IsNotFound(in.Error) {
+		t.Errorf("unmount of nothing: %+v", in)
+	}
+	if in := h.call(4, protocol.Unmount{Target: "/a"}); in.Error != nil || f.volumes["/a"] {
+		t.Errorf("unmount: %+v, %v", in, f.volumes)
 	}
 }
 

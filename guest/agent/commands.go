@@ -103,20 +103,27 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 	case protocol.Update:
 		return done(a.containers.Update(ctx, m))
 	case protocol.Plug:
-		return done(a.plug(ctx, m))
+		return a.plug(ctx, m)
+	case protocol.Mount:
+		return done(a.options.Volumes.Mount(m))
+	case protocol.Unmount:
+		return done(a.options.Volumes.Unmount(m))
 	}
 	return answer{err: fmt.Errorf("command %s: %w", protocol.HostMessages.Name(message), errdefs.ErrNotImplemented)}
 }
 
 // plug puts to use what was plugged into the machine.
-func (a *Agent) plug(ctx context.Context, m protocol.Plug) error {
+func (a *Agent) plug(ctx context.Context, m protocol.Plug) answer {
 	switch m.Device {
 	case protocol.PlugProcessors:
-		return a.options.Machine.UseProcessors(m.Amount)
+		return done(a.options.Machine.UseProcessors(m.Amount))
 	case protocol.PlugMemory:
-		return a.options.Machine.AwaitMemory(ctx, m.Amount)
+		return done(a.options.Machine.AwaitMemory(ctx, m.Amount))
+	case protocol.PlugDisk:
+		device, err := a.options.Machine.AwaitDisk(ctx, m.Serial)
+		return answer{device, err}
 	}
-	return fmt.Errorf("plug %q: %w", m.Device, errdefs.ErrNotImplemented)
+	return done(fmt.Errorf("plug %q: %w", m.Device, errdefs.ErrNotImplemented))
 }
 
 func done(err error) answer { return answer{protocol.OK{}, err} }

@@ -65,6 +65,8 @@ func FuzzHostMessage(f *testing.F) {
 		`"neighbors":[{"interface":"eth0","address":"fd00::1","mac":"02:00:00:00:00:02"}],"sysctls":[["net.ipv4.ip_forward","1"]]}`))
 	f.Add([]byte(`{"type":"pod","hostname":"barnacle","sysctls":[["kernel.shmmax","1"]],` +
 		`"uid_mappings":[{"container_id":0,"host_id":100000,"size":65536}],"gid_mappings":[]}`))
+	f.Add([]byte(`{"type":"mount","source":"tmpfs","target":"/run/limpet/volumes/shm","fstype":"tmpfs","options":["size=65536"]}`))
+	f.Add([]byte(`{"type":"plug","device":"disk","serial":"disk-1"}`))
 	fuzzRecode(f, recode(HostMessages))
 }
 
@@ -75,6 +77,7 @@ func FuzzGuestMessage(f *testing.F) {
 	f.Add([]byte(`{"type":"stats_report","memory_current":4096,"cpu_usage_nanos":1000,"pids_current":1,"memory_max":8192,` +
 		`"memory_stat":[["anon",1],["file",2]],"memory_events":[["oom_kill",1]],"cpu_stat":[["usage_usec",1]],` +
 		`"io_stat":[{"major":8,"minor":0,"counters":[["rbytes",1]]}]}`))
+	f.Add([]byte(`{"type":"block_device","major":8,"minor":16}`))
 	fuzzRecode(f, recode(GuestMessages))
 }
 

@@ -73,6 +73,12 @@ type Failure struct {
 // OK answers a command that has nothing to say but that it was done.
 type OK struct{}
 
+// BlockDevice answers Plug of a disk: its numbers in the guest.
+type BlockDevice struct {
+	Major uint32 `json:"major"`
+	Minor uint32 `json:"minor"`
+}
+
 // PidList answers ListPids.
 type PidList struct {
 	Pids []ProcessInfo `json:"pids"`
@@ -156,6 +162,7 @@ var guestMessages = map[string]GuestMessage{
 	"stream_end":   StreamEnd{},
 	"error":        Failure{},
 	"ok":           OK{},
+	"block_device": BlockDevice{},
 	"pid_list":     PidList{},
 	"stats_report": StatsReport{},
 	"progress":     Progress{},
@@ -177,6 +184,7 @@ func (Exit) guestMessage()        {}
 func (StreamEnd) guestMessage()   {}
 func (Failure) guestMessage()     {}
 func (OK) guestMessage()          {}
+func (BlockDevice) guestMessage() {}
 func (PidList) guestMessage()     {}
 func (StatsReport) guestMessage() {}
 func (Progress) guestMessage()    {}

@@ -110,11 +110,16 @@ type Update struct {
 	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources: all that the container has, also what does not change
 }
 
-// Mount mounts a file system in the guest.
+// VolumesDir is where the guest has the volumes that its containers share. A volume is one name below it.
+const VolumesDir = "/run/limpet/volumes"
+
+// Mount makes a volume.
 type Mount struct {
-	Source  string   `json:"source"`
-	Target  string   `json:"target"`
-	FSType  string   `json:"fstype"`
+	Source string `json:"source"` // of a bind: a directory of another volume, made if it is not there
+	Target string `json:"target"` // one name below VolumesDir
+	FSType string `json:"fstype"` // "tmpfs" | "bind"
+	// Options are "nosuid", "nodev", "noexec" and "size=" (bytes; 0, or none: no limit) of a tmpfs, and "mode=" (octal), "uid=" and "gid="
+	// of the directory that is made.
 	Options []string `json:"options,omitzero" wire:"default"`
 }
 
@@ -129,12 +134,15 @@ const (
 	PlugProcessors = "processors"
 	// PlugMemory is the memory that was added to what the machine started with; the amount is in bytes, at least.
 	PlugMemory = "memory"
+	// PlugDisk is a disk, named by its serial number. The answer is a BlockDevice.
+	PlugDisk = "disk"
 )
 
 // Plug puts to use what the host plugged, and waits until it can be used.
 type Plug struct {
 	Device string `json:"device"`
 	Amount uint64 `json:"amount,omitzero" wire:"default"` // how much of it there is to be in all
+	Serial string `json:"serial,omitzero" wire:"default"` // of a disk
 }
 
 // SetClock sets the guest's clock to the host's: nanoseconds since the Unix epoch.
