@@ -102,7 +102,7 @@ type Machine interface {
 	Console() string
 }
 
-// Device is something that can be plugged: Vsock, Share or NIC. Its identifier is unique in the machine: a letter, then up to 31
+// Device is something that can be plugged: Vsock, Share, NIC or Disk. Its identifier is unique in the machine: a letter, then up to 31
 // letters, digits, '-', '_' or '.'.
 type Device interface{ DeviceID() string }
 
@@ -146,6 +146,19 @@ type NIC struct {
 	// Tap is an open tap whose packets have the header of virtio-net. It stays the caller's; the machine monitor gets a duplicate.
 	Tap *os.File
 }
+
+// Disk is a block device of the host's. The guest knows it by its identifier, which is the disk's serial number. All disks of a machine
+// take one port together, and to unplug one takes no consent of the guest's.
+type Disk struct {
+	ID string
+	// File is the open block device, for reading only if the disk is read-only. It stays the caller's; the machine monitor gets a
+	// duplicate.
+	File     *os.File
+	ReadOnly bool
+}
+
+// DeviceID implements Device.
+func (d Disk) DeviceID() string { return d.ID }
 
 // DeviceID implements Device.
 func (n NIC) DeviceID() string { return n.ID }

@@ -120,11 +120,12 @@ func kernelParameters(vcpus int, accelerator hypervisor.Accelerator) []string {
 // escape makes a text fit for a value in QEMU's comma-separated options.
 func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
-// device is what plugging takes: the chardev to a vhost-user daemon or the netdev of a network card, if there is one, and
-// device_add's arguments.
+// device is what plugging takes: the chardev to a vhost-user daemon, the netdev of a network card or the blockdev of a disk, if there is
+// one, and device_add's arguments.
 type device struct {
 	chardev   map[string]any
 	netdev    map[string]any
+	blockdev  map[string]any
 	arguments map[string]any
 }
 

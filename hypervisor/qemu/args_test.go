@@ -66,12 +66,21 @@ func TestDevices(t *testing.T) {
 			`{"bus":"port1","chardev":"chardev-d","driver":"vhost-user-vsock-pci","id":"d"}`},
 		{"share", shareDevice("d", "port2", "files"), chardev,
 			`{"bus":"port2","chardev":"chardev-d","driver":"vhost-user-fs-pci","id":"d","tag":"files"}`},
+		{"disks", controllerDevice("port1"), "null", `{"bus":"port1","driver":"virtio-scsi-pci","id":"disks","num_queues":1}`},
+		{"disk", diskDevice("d", 7, true, blockSizes{512, 4096}),
+			`{"cache":{"direct":true},"discard":"unmap","driver":"host_device","filename":"/dev/fdset/7","locking":"off",` +
+				`"node-name":"block7","read-only":true}`,
+			`{"bus":"disks.0","drive":"block7","driver":"scsi-hd","id":"d","logical_block_size":512,"lun":0,"physical_block_size":4096,` +
+				`"scsi-id":7,"serial":"d","share-rw":true}`},
 		{"network card", nicDevice("d", "port3", net.HardwareAddr{2, 0, 0, 0, 0, 1}), `{"fd":"d","id":"netdev-d","type":"tap"}`,
 			`{"bus":"port3","driver":"virtio-net-pci","id":"d","mac":"02:00:00:00:00:01","netdev":"netdev-d","romfile":""}`},
 	} {
 		backend := test.device.chardev
-		if test.device.netdev != nil {
+		switch {
+		case test.device.netdev != nil:
 			backend = test.device.netdev
+		case test.device.blockdev != nil:
+			backend = test.device.blockdev
 		}
 		for _, part := range []struct {
 			got  map[string]any

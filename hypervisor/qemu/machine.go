@@ -58,7 +58,9 @@ type machine struct {
 
 	mu      sync.Mutex
 	plugged map[string]*pluggedDevice // by identifier
-	broken  error                     // why the machine had to be ended; nil: it was not
+	// nextTarget is where the search for a free target of the disks' controller begins.
+	nextTarget int
+	broken     error // why the machine had to be ended; nil: it was not
 }
 
 func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tail, memory *os.File) *machine {

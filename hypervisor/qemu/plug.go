@@ -26,7 +26,8 @@ const maxTag = 36
 // pluggedDevice is a device of the machine.
 type pluggedDevice struct {
 	device device
-	port   string
+	port   string                 // empty: a disk
+	target int                    // of a disk
 	share  string                 // directory of a share
 	daemon *child.Child           // serves the share; else nil
 	ending atomic.Bool            // the daemon is told to end
@@ -81,7 +82,13 @@ func (m *machine) plug(ctx context.Context, device hypervisor.Device) error {
 	if !deviceID.MatchString(id) {
 		return fmt.Errorf("a device's identifier is a letter and up to 31 letters, digits, '.', '_', '-': %w", errdefs.ErrInvalidArgument)
 	}
-	port, err := m.freePort(id)
+	if err := m.freeID(id); err != nil {
+		return err
+	}
+	if disk, ok := device.(hypervisor.Disk); ok {
+		return m.plugDisk(ctx, disk)
+	}
+	port, err := m.freePort()
 	if err != nil {
 		return err
 	}
@@ -99,19 +106,36 @@ func (m *machine) plug(ctx context.Context, device hypervisor.Device) error {
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.plugged[id] = plugged
+	m.keep(id, plugged)
 	return nil
 }
 
-// freePort returns the first port that has no device, if the identifier is free as well.
-func (m *machine) freePort(id string) (string, error) {
+// keep notes a device that the machine has now.
+func (m *machine) keep(id string, plugged *pluggedDevice) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.plugged[id] != nil {
-		return "", fmt.Errorf("the machine has a device of that name: %w", errdefs.ErrAlreadyExists)
+	m.plugged[id] = plugged
+}
+
+// has tells whether the machine has a device of that identifier.
+func (m *machine) has(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.plugged[id] != nil
+}
+
+// freeID makes sure that no device has the identifier.
+func (m *machine) freeID(id string) error {
+	if m.has(id) {
+		return fmt.Errorf("the machine has a device of that name: %w", errdefs.ErrAlreadyExists)
 	}
+	return nil
+}
+
+// freePort returns the first port that has no device.
+func (m *machine) freePort() (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	taken := map[string]bool{}
 	for _, device := range m.plugged {
 		taken[device.port] = true
@@ -217,6 +241,8 @@ func (m *machine) removeBackend(ctx context.Context, plan device) error {
 		return m.monitor.execute(ctx, "chardev-remove", map[string]any{"id": plan.chardev["id"]})
 	case plan.netdev != nil:
 		return m.monitor.execute(ctx, "netdev_del", map[string]any{"id": plan.netdev["id"]})
+	case plan.blockdev != nil:
+		return m.removeBlock(ctx, plan)
 	}
 	return nil
 }

@@ -34,11 +34,8 @@ func (m *machine) resizeMemory(ctx context.Context, added int) error {
 	if added < 0 || added > room || added%hypervisor.MemoryStepMiB != 0 {
 		return fmt.Errorf("it can be up to %d MiB in steps of %d: %w", room, hypervisor.MemoryStepMiB, errdefs.ErrInvalidArgument)
 	}
-	m.mu.Lock()
-	plugged := m.plugged[addedMemory] != nil
-	m.mu.Unlock()
 	switch {
-	case plugged:
+	case m.has(addedMemory):
 		return m.monitor.execute(ctx, "qom-set", memoryRequest(added))
 	case added > 0:
 		return m.plugMemory(ctx, room, added)
@@ -48,7 +45,7 @@ func (m *machine) resizeMemory(ctx context.Context, added int) error {
 
 // plugMemory adds the device that has the added memory.
 func (m *machine) plugMemory(ctx context.Context, room, added int) error {
-	port, err := m.freePort(addedMemory)
+	port, err := m.freePort()
 	if err != nil {
 		return err
 	}
@@ -61,9 +58,7 @@ func (m *machine) plugMemory(ctx context.Context, room, added int) error {
 		defer cancel()
 		return errors.Join(err, m.monitor.execute(ctx, "object-del", map[string]any{"id": addedBackend}))
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.plugged[addedMemory] = &pluggedDevice{device: plan, port: port}
+	m.keep(addedMemory, &pluggedDevice{device: plan, port: port})
 	return nil
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -110,6 +111,8 @@ func do(verb, argument string) (string, error) {
 		return "ok", unix.Setxattr(argument, "user.limpet", []byte("1"), 0)
 	case "processors", "memory":
 		return "ok", use(verb, argument)
+	case "disk":
+		return disk(argument)
 	case "listen":
 		return "ok", listen()
 	case "die":
@@ -130,6 +133,29 @@ func use(what, amount string) error {
 		return machine.AwaitMemory(context.Background(), number)
 	}
 	return machine.UseProcessors(number)
+}
+
+// disk waits for the disk with a serial number and says what it begins with, after it wrote there, if that can be done.
+func disk(serial string) (string, error) {
+	major, minor, err := machine.AwaitDisk(context.Background(), serial)
+	if err != nil {
+		return "", err
+	}
+	node := "/" + serial
+	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return "", err
+	}
+	device, err := os.OpenFile(node, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer device.Close()
+	text := make([]byte, 8)
+	if _, err := device.ReadAt(text, 0); err != nil {
+		return "", err
+	}
+	_, err = device.WriteAt([]byte("by guest"), 0)
+	return string(text), errors.Join(err, device.Sync())
 }
 
 // listen echoes one line of one connection to port 8000.
