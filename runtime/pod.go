@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -18,6 +19,9 @@ import (
 	"github.com/limpet-run/limpet/runtime/network"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
+
+// namespacesTimeout is how long the agent may take to start the process that holds a pod's namespaces: 50 ms under emulation.
+const namespacesTimeout = 30 * time.Second
 
 // podRecord is what is remembered of a pod, beside its containers.
 type podRecord struct {
@@ -48,6 +52,9 @@ type Pod struct {
 
 // newPod does what of a pod is done before its machine is made: its anchor is started and its network planned.
 func newPod(ctx context.Context, s *Sandbox, plan *oci.Pod) (*Pod, error) {
+	if len(plan.Dropped) > 0 {
+		s.log.Warn("parts of the pod's configuration mean nothing in a VM", "dropped", plan.Dropped)
+	}
 	p := &Pod{sandbox: s, plan: plan, exited: make(chan struct{}), life: lifecycle[processState]{processCreated, processMoves}}
 	if err := p.startAnchor(ctx); err != nil {
 		return nil, err
@@ -134,13 +141,36 @@ func closeTaps(nics []hypervisor.NIC) {
 	}
 }
 
-// setUp has the agent, which is ready, set up what is the pod's in the guest.
-func (p *Pod) setUp(ctx context.Context) error {
-	if p.network.Empty() {
+// setUp has the agent, which is ready, set up what is the pod's in the guest: its network and its namespaces.
+func (p *Pod) setUp(ctx context.Context, times *trace) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer times.stage("network")()
+		if p.network.Empty() {
+			return nil
+		}
+		if _, err := p.sandbox.call(ctx, connectTimeout, p.network.Message); err != nil {
+			return fmt.Errorf("set up the pod's network in the guest: %w", err)
+		}
 		return nil
+	})
+	group.Go(func() error {
+		defer times.stage("namespaces")()
+		return p.makeNamespaces(ctx)
+	})
+	return group.Wait()
+}
+
+// makeNamespaces makes what the pod's containers share. A pod without a host name has the host's, as its containers are told by CRI.
+func (p *Pod) makeNamespaces(ctx context.Context) (err error) {
+	message := p.plan.Message()
+	if message.Hostname == "" {
+		if message.Hostname, err = os.Hostname(); err != nil {
+			return fmt.Errorf("the host's name: %w", err)
+		}
 	}
-	if _, err := p.sandbox.call(ctx, connectTimeout, p.network.Message); err != nil {
-		return fmt.Errorf("set up the pod's network in the guest: %w", err)
+	if _, err := p.sandbox.call(ctx, namespacesTimeout, message); err != nil {
+		return fmt.Errorf("make the pod's namespaces in the guest: %w", err)
 	}
 	if p.link != nil {
 		p.sandbox.forwardLoopback(p.link)
@@ -177,6 +207,14 @@ func (p *Pod) end(status ExitStatus) {
 
 // Pod is what makes the sandbox a pod; nil for a sandbox that is none.
 func (s *Sandbox) Pod() *Pod { return s.pod }
+
+// podPlan is what the pod was made after; nil for a sandbox that is none.
+func (s *Sandbox) podPlan() *oci.Pod {
+	if s.pod == nil {
+		return nil
+	}
+	return s.pod.plan
+}
 
 // CreatePause makes the pod stand for its pause container, whose identifier is the sandbox's. What it has of the host was made with the
 // sandbox. A second time it is an ErrAlreadyExists.

@@ -215,8 +215,7 @@ func (s *Sandbox) bring(ctx context.Context, pod *oci.Pod, plan machinePlan, sta
 	if err := s.boot(ctx, plan, start); err != nil {
 		return err
 	}
-	defer plan.times.stage("network")()
-	if err := s.pod.setUp(ctx); err != nil {
+	if err := s.pod.setUp(ctx, plan.times); err != nil {
 		return err
 	}
 	go s.pod.follow()

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,7 +38,7 @@ func (p *Plan) namespaces(options Options) error {
 		}
 		kept = append(kept, namespace)
 	}
-	if options.Pod && !found[specs.PIDNamespace] {
+	if options.Pod != nil && !found[specs.PIDNamespace] {
 		found[specs.PIDNamespace] = true
 		kept = append(kept, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: protocol.PodNamespace})
 		p.drop("the host's PID namespace: the container is in the pod's")
@@ -57,10 +58,9 @@ func (p *Plan) namespaces(options Options) error {
 
 // network decides about the network namespace. A pod has one, and so have all its containers.
 func (p *Plan) network(path string, options Options) error {
-	ofPod := path != "" && (filepath.Clean(path) == options.PodNetNS || owner(specs.NetworkNamespace, path, options) != "")
-	if options.Pod && !ofPod {
+	if pod := options.Pod; pod != nil && (path == "" || path != pod.NetNS && owner(specs.NetworkNamespace, path, options) == "") {
 		return fmt.Errorf("the network namespace %q is not the pod's (%s): the containers of a pod share one network: %w",
-			path, options.PodNetNS, errdefs.ErrNotImplemented)
+			path, pod.NetNS, errdefs.ErrNotImplemented)
 	}
 	p.NetNS, p.NewNetNS = path, path == ""
 	return nil
@@ -103,4 +103,33 @@ func owner(kind specs.LinuxNamespaceType, path string, options Options) string {
 		return ""
 	}
 	return options.Owner(pid)
+}
+
+// hostNamespaces decides about namespaces of the host that a pod asks for instead of its own. Its containers all see each other's
+// processes then, and none of the host's; what the host shares by IPC they would miss without a word: ErrNotImplemented.
+func (p *Pod) hostNamespaces(pid, ipc bool) error {
+	if ipc {
+		return fmt.Errorf("the host's ipc namespace cannot be shared with a VM: let the pod have its own: %w", errdefs.ErrNotImplemented)
+	}
+	if pid {
+		p.Dropped = append(p.Dropped, "the host's PID namespace: the containers share one of the pod's")
+	}
+	return nil
+}
+
+// Message is what the guest is told of the pod's namespaces.
+func (p *Pod) Message() protocol.Pod {
+	m := protocol.Pod{Hostname: p.Hostname, UIDMappings: mappings(p.UIDMappings), GIDMappings: mappings(p.GIDMappings)}
+	for _, name := range slices.Sorted(maps.Keys(p.Sysctls)) {
+		m.Sysctls = append(m.Sysctls, protocol.Pair{Name: name, Value: p.Sysctls[name]})
+	}
+	return m
+}
+
+func mappings(given []specs.LinuxIDMapping) []protocol.IDMapping {
+	var made []protocol.IDMapping
+	for _, mapping := range given {
+		made = append(made, protocol.IDMapping(mapping))
+	}
+	return made
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/guest/protocol"
 )
 
 // owners stands for a sandbox with a pod whose anchor is 7 and a container whose anchor is 77.
@@ -22,7 +24,7 @@ func joining(kind specs.LinuxNamespaceType, path string) func(*specs.Spec) {
 
 func TestNamespaces(t *testing.T) {
 	lone := Options{ContainerID: "c1", Owner: owners}
-	inPod := Options{ContainerID: "c1", Owner: owners, Pod: true, PodNetNS: "/run/netns/p"}
+	inPod := Options{ContainerID: "c1", Owner: owners, Pod: &Pod{NetNS: "/run/netns/p"}}
 	for _, test := range []struct {
 		name    string
 		options Options
@@ -83,10 +85,37 @@ func TestNamespacesOfPodRefused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			spec := minimal()
 			test.change(spec)
-			_, err := NewPlan(spec, Options{ContainerID: "c1", Owner: owners, Pod: true, PodNetNS: "/run/netns/p"})
+			_, err := NewPlan(spec, Options{ContainerID: "c1", Owner: owners, Pod: &Pod{NetNS: "/run/netns/p"}})
 			if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// TestHostNamespacesOfPod has pods that ask for namespaces of the host.
+func TestHostNamespacesOfPod(t *testing.T) {
+	ipc, pid := specs.LinuxNamespace{Type: specs.IPCNamespace}, specs.LinuxNamespace{Type: specs.PIDNamespace}
+	pod, err := NewPod(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{ipc}}})
+	if err != nil || len(pod.Dropped) != 1 || !strings.Contains(pod.Dropped[0], "PID namespace") {
+		t.Errorf("the host's processes: %+v, %v", pod, err)
+	}
+	_, err = NewPod(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{pid}}})
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "ipc namespace") {
+		t.Errorf("the host's IPC: %v", err)
+	}
+	if pod, err := NewPod(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{ipc, pid}}}); err != nil || len(pod.Dropped) != 0 {
+		t.Errorf("its own: %+v, %v", pod, err)
+	}
+}
+
+func TestPodMessage(t *testing.T) {
+	ids := []specs.LinuxIDMapping{{ContainerID: 1, HostID: 2, Size: 3}}
+	pod := Pod{Hostname: "barnacle", Sysctls: map[string]string{"kernel.shmmni": "2", "kernel.sem": "1"}, UIDMappings: ids, GIDMappings: ids}
+	text, err := protocol.HostMessages.Encode(pod.Message())
+	want := `{"type":"pod","hostname":"barnacle","sysctls":[["kernel.sem","1"],["kernel.shmmni","2"]],` +
+		`"uid_mappings":[{"container_id":1,"host_id":2,"size":3}],"gid_mappings":[{"container_id":1,"host_id":2,"size":3}]}`
+	if err != nil || string(text) != want {
+		t.Errorf("%s, %v", text, err)
 	}
 }

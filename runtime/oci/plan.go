@@ -34,10 +34,8 @@ type Options struct {
 	// Owner tells who in the sandbox has that process of the host for its anchor, as it is said to the guest:
 	// protocol.PodNamespace, or protocol.ContainerNamespacePrefix and the container's id. Empty: nobody. nil: nobody ever.
 	Owner func(pid int) string
-	// Pod: the container is one of a pod, whose namespaces it can share.
-	Pod bool
-	// PodNetNS is the path of the pod's network namespace on the host.
-	PodNetNS string
+	// Pod is the pod that the container is one of, whose namespaces it can share. nil: it is not of a pod.
+	Pod *Pod
 	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
 	// read-only binds.
 	HasMountsBelow func(dir string) (bool, error)

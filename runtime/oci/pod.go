@@ -36,6 +36,8 @@ type Pod struct {
 	Annotations              map[string]string
 	// Resources are what the pod's containers come to, as far as that is known before there are any.
 	Resources specs.LinuxResources
+	// Dropped names what the pod asks for and does not get, for the log.
+	Dropped []string
 }
 
 // IsPod tells whether a configuration is that of a pod's pause container.
@@ -44,7 +46,7 @@ func IsPod(spec *specs.Spec) bool {
 }
 
 // NewPod reads a pod from the configuration of its pause container, which it leaves as it is. What is wrong with an annotation
-// is an ErrInvalidArgument.
+// is an ErrInvalidArgument, what a VM cannot do an ErrNotImplemented.
 func NewPod(spec *specs.Spec) (*Pod, error) {
 	resources, err := podResources(spec.Annotations)
 	if err != nil {
@@ -54,10 +56,15 @@ func NewPod(spec *specs.Spec) (*Pod, error) {
 		CgroupsPath: spec.Linux.CgroupsPath, Hostname: spec.Hostname, Annotations: spec.Annotations, Resources: resources,
 		UIDMappings: spec.Linux.UIDMappings, GIDMappings: spec.Linux.GIDMappings,
 	}
+	found := map[specs.LinuxNamespaceType]bool{}
 	for _, namespace := range spec.Linux.Namespaces {
+		found[namespace.Type] = true
 		if namespace.Type == specs.NetworkNamespace {
 			pod.NetNS, pod.NewNetNS = namespace.Path, namespace.Path == ""
 		}
+	}
+	if err := pod.hostNamespaces(!found[specs.PIDNamespace], !found[specs.IPCNamespace]); err != nil {
+		return nil, err
 	}
 	pod.NetSysctls, pod.Sysctls = splitSysctls(spec.Linux.Sysctl)
 	return pod, nil

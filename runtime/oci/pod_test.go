@@ -58,6 +58,8 @@ func TestNewPod(t *testing.T) {
 			if want.Resources.CPU == nil {
 				want.Resources = specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
 			}
+			own := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}}
+			test.spec.Linux.Namespaces = append(test.spec.Linux.Namespaces, own...)
 			got, err := NewPod(&test.spec)
 			if err != nil || !reflect.DeepEqual(*got, want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, want)
