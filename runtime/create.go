@@ -64,6 +64,12 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	})
 	group.Go(func() error {
 		defer times.stage("prepare")()
+		if err := c.makeVolumes(ctx); err != nil {
+			return err
+		}
+		if err := c.plugDisks(ctx); err != nil {
+			return err
+		}
 		return c.prepareGuest(ctx)
 	})
 	group.Go(func() error {
@@ -123,6 +129,7 @@ func (c *Container) fillShare(root string) error {
 	for _, bind := range c.plan.Binds {
 		err := c.share(bind.Source, filepath.Join(mountsDir, bind.Name), bindOptions{
 			recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
+			idMap: bind.IDMap,
 		})
 		if err != nil {
 			return fmt.Errorf("mount on %s: %w", bind.Destination, err)

@@ -47,10 +47,12 @@ type fakeMachine struct {
 	why     error
 	console string
 	// plug, if set, is what plugging comes to.
-	plug   func(hypervisor.Device) error
-	share  string // on the host, where mounts are attached
-	added  []int  // what ResizeMemory was asked for
-	refuse error  // of ResizeMemory
+	plug func(hypervisor.Device) error
+	// unplugged are the devices that were taken away.
+	unplugged []string
+	share     string // on the host, where mounts are attached
+	added     []int  // what ResizeMemory was asked for
+	refuse    error  // of ResizeMemory
 	// accelerator is what it claims to run under.
 	accelerator hypervisor.Accelerator
 }
@@ -69,6 +71,11 @@ func (m *fakeMachine) Plug(_ context.Context, device hypervisor.Device) error {
 		return nil
 	}
 	return m.plug(device)
+}
+
+func (m *fakeMachine) Unplug(_ context.Context, id string) error {
+	m.unplugged = append(m.unplugged, id)
+	return nil
 }
 
 // AttachMount attaches it on the host, where tests look at it.

@@ -9,8 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/sys/mountinfo"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/runtime/oci"
 )
 
 // bindOptions say how a bind mount differs from its source.
@@ -20,6 +24,7 @@ type bindOptions struct {
 
 	readOnlyBelow bool
 	slave         bool // what is mounted below the source later appears in it too; otherwise it does not
+	idMap         *oci.IDMap
 }
 
 // openBind makes a bind mount of source that is attached nowhere yet, complete with its flags. The caller closes it.
@@ -39,6 +44,9 @@ func openBind(source string, options bindOptions) (_ *os.File, err error) {
 			tree.Close()
 		}
 	}()
+	if err := mapIDs(tree, options.idMap); err != nil {
+		return nil, err
+	}
 	propagation := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	if options.slave {
 		propagation.Propagation = unix.MS_SLAVE
@@ -56,6 +64,39 @@ func openBind(source string, options bindOptions) (_ *os.File, err error) {
 		}
 	}
 	return tree, nil
+}
+
+// mapIDs gives the files of a mount other owners.
+func mapIDs(tree *os.File, idMap *oci.IDMap) error {
+	if idMap == nil {
+		return nil
+	}
+	namespace, err := mount.GetUsernsFD(mappings(idMap.UIDs), mappings(idMap.GIDs))
+	if err != nil {
+		return fmt.Errorf("bind %s: map its ids: %w", tree.Name(), err)
+	}
+	defer namespace.Close()
+	which := uint(unix.AT_EMPTY_PATH)
+	if idMap.Recursive {
+		which |= unix.AT_RECURSIVE
+	}
+	err = unix.MountSetattr(int(tree.Fd()), "", which, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespace.Fd())})
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%w: its file system, or this kernel for it, cannot", err)
+	}
+	if err != nil {
+		return fmt.Errorf("bind %s: map its ids: %w", tree.Name(), err)
+	}
+	return nil
+}
+
+// mappings writes mappings of ids as containerd's functions read them.
+func mappings(list []specs.LinuxIDMapping) string {
+	var texts []string
+	for _, mapping := range list {
+		texts = append(texts, fmt.Sprintf("%d:%d:%d", mapping.ContainerID, mapping.HostID, mapping.Size))
+	}
+	return strings.Join(texts, ",")
 }
 
 // detach takes a mount away, at once even if it is in use. That nothing is mounted there is no error.

@@ -16,6 +16,7 @@ type Machine interface {
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Plug(ctx context.Context, device hypervisor.Device) error
+	Unplug(ctx context.Context, id string) error
 	AttachMount(share, path string, tree *os.File) error
 	ResizeMemory(ctx context.Context, added int) error
 	Processes() []hypervisor.Process

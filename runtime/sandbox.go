@@ -100,8 +100,11 @@ type Sandbox struct {
 	began       time.Time
 
 	frame    frame
-	resizing chan struct{} // held while the machine is resized
-	size     size          // the machine's, by resizing
+	resizing chan struct{}             // held while the machine is resized
+	volumes  sharing[string, struct{}] // in the guest's memory, by name; they stay
+	disks    sharing[diskKey, pluggedDisk]
+	lastDisk atomic.Uint64
+	size     size // the machine's, by resizing
 
 	mu         sync.Mutex
 	life       lifecycle[sandboxState]

@@ -73,6 +73,9 @@ func (c *Container) limit(ctx context.Context, after *specs.LinuxResources) erro
 	err := c.takesUpdates()
 	running := c.init.life.state == processRunning
 	if err == nil && !running {
+		if had := c.plan.Spec.Linux.Resources; had != nil {
+			guest.Devices = had.Devices // by their numbers in the guest
+		}
 		c.resources, c.plan.Spec.Linux.Resources = after, guest
 	}
 	c.mu.Unlock()

@@ -16,11 +16,15 @@ var guestDevices = [][2]int64{
 	{10, 200}, {10, 229}, // net/tun, fuse
 }
 
-// devices keeps the device nodes that mean the same in the guest. Any other is hardware of the host: asked for by name it is
-// refused; a privileged container, which gets all of the host's nodes unasked, goes without.
+// devices keeps the device nodes that mean the same in the guest, and block devices, which become disks. Any other is hardware of the
+// host: asked for by name it is refused; a privileged container, which gets all of the host's nodes unasked, goes without.
 func (p *Plan) devices(Options) error {
 	linux := p.Spec.Linux
-	privileged := linux.Resources != nil && slices.ContainsFunc(linux.Resources.Devices, allowsAll)
+	var rules []specs.LinuxDeviceCgroup
+	if linux.Resources != nil {
+		rules = linux.Resources.Devices
+	}
+	privileged := slices.ContainsFunc(rules, allowsAll)
 	var kept []specs.LinuxDevice
 	for _, device := range linux.Devices {
 		character := device.Type == "c" || device.Type == "u"
@@ -29,12 +33,16 @@ func (p *Plan) devices(Options) error {
 			kept = append(kept, device)
 		case privileged:
 			p.drop("device " + device.Path)
+		case device.Type == "b":
+			kept = append(kept, device)
+			p.disk(device, rules)
 		default:
 			return fmt.Errorf("device %s (%s %d:%d) of the host cannot be passed into a VM: %w",
 				device.Path, device.Type, device.Major, device.Minor, errdefs.ErrNotImplemented)
 		}
 	}
 	linux.Devices = kept
+	p.dropRules()
 	return nil
 }
 

@@ -23,6 +23,14 @@ type Bind struct {
 	ReadOnlyBelow bool
 	// Slave: what the host mounts below it later appears in the container.
 	Slave bool
+	// IDMap says who owns its files in the container; nil: who owns them on the host.
+	IDMap *IDMap
+}
+
+// IDMap maps the owners of files: an id of a file (the mapping's container id) is seen as another one (its host id).
+type IDMap struct {
+	UIDs, GIDs []specs.LinuxIDMapping
+	Recursive  bool // also of what is mounted below
 }
 
 // guestTypes are the file systems that the guest's kernel makes from nothing.
@@ -32,7 +40,15 @@ var guestTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup"
 func (p *Plan) mounts(options Options) error {
 	for i := range p.Spec.Mounts {
 		mount := &p.Spec.Mounts[i]
+		if err := refusePropagation(mount); err != nil {
+			return err
+		}
+		inMemory, err := p.volume(mount, options)
+		if err != nil {
+			return fmt.Errorf("mount on %s: %w", mount.Destination, err)
+		}
 		switch {
+		case inMemory:
 		case isBind(mount):
 			if err := p.bind(mount, options); err != nil {
 				return err
@@ -45,15 +61,16 @@ func (p *Plan) mounts(options Options) error {
 	return nil
 }
 
+// refusePropagation refuses what a VM cannot do by its name: who asks for it waits for mounts to appear on the host.
+func refusePropagation(mount *specs.Mount) error {
+	if isBind(mount) && (slices.Contains(mount.Options, "shared") || slices.Contains(mount.Options, "rshared")) {
+		return fmt.Errorf("mount on %s: mounts made in a VM cannot propagate to the host (shared, rshared; in Kubernetes mountPropagation: "+
+			"Bidirectional): use rslave or rprivate (HostToContainer, None): %w", mount.Destination, errdefs.ErrNotImplemented)
+	}
+	return nil
+}
+
 func (p *Plan) bind(mount *specs.Mount, options Options) error {
-	if len(mount.UIDMappings) > 0 || len(mount.GIDMappings) > 0 || slices.Contains(mount.Options, "idmap") ||
-		slices.Contains(mount.Options, "ridmap") {
-		return fmt.Errorf("mount on %s: mapped user ids cannot be passed into a VM: %w", mount.Destination, errdefs.ErrNotImplemented)
-	}
-	if slices.Contains(mount.Options, "shared") || slices.Contains(mount.Options, "rshared") {
-		return fmt.Errorf("mount on %s: mounts made in a VM cannot propagate to the host (shared, rshared): use rslave or rprivate: %w",
-			mount.Destination, errdefs.ErrNotImplemented)
-	}
 	source := mount.Source
 	if source == "" {
 		return fmt.Errorf("mount on %s: a bind needs a source: %w", mount.Destination, errdefs.ErrInvalidArgument)
@@ -83,9 +100,35 @@ func (p *Plan) bind(mount *specs.Mount, options Options) error {
 			bind.Slave = true
 		}
 	}
+	idMap, err := takeIDMap(mount, p.Spec.Linux)
+	if err != nil {
+		return err
+	}
+	bind.IDMap = idMap
 	p.Binds = append(p.Binds, bind)
 	mount.Source = path.Join(options.GuestDir, "mounts", bind.Name)
 	return writableBelow(mount, bind, options)
+}
+
+// takeIDMap takes a bind's mapping of ids out of the guest's configuration: the host maps them. One without ids of its own has those of
+// the container's user namespace.
+func takeIDMap(mount *specs.Mount, linux *specs.Linux) (*IDMap, error) {
+	asked := slices.Contains(mount.Options, "idmap")
+	recursive := slices.Contains(mount.Options, "ridmap")
+	idMap := &IDMap{UIDs: mount.UIDMappings, GIDs: mount.GIDMappings, Recursive: recursive}
+	if len(idMap.UIDs)+len(idMap.GIDs) == 0 {
+		if !asked && !recursive {
+			return nil, nil
+		}
+		idMap.UIDs, idMap.GIDs = linux.UIDMappings, linux.GIDMappings
+	}
+	if len(idMap.UIDs) == 0 || len(idMap.GIDs) == 0 {
+		return nil, fmt.Errorf("mount on %s: ids are to be mapped, but no mapping of user ids and group ids is given: %w", mount.Destination,
+			errdefs.ErrInvalidArgument)
+	}
+	mount.UIDMappings, mount.GIDMappings = nil, nil
+	mount.Options = slices.DeleteFunc(mount.Options, func(option string) bool { return option == "idmap" || option == "ridmap" })
+	return idMap, nil
 }
 
 // writableBelow leaves it to the host alone to keep a bind read-only if there are mounts below it that are not: in the guest they

@@ -14,6 +14,10 @@ type Plan struct {
 	Spec *specs.Spec
 	// Binds are the host's files and directories that the container sees.
 	Binds []Bind
+	// Volumes are the file systems in the guest's memory that the container sees, in the order in which they are made.
+	Volumes []Volume
+	// Disks are the block devices of the host that the container has. They have to be placed before the guest gets its configuration.
+	Disks []Disk
 	// NetNS is the path of the host's network namespace that the container belongs to. Empty: a new one if NewNetNS, else the
 	// host's.
 	NetNS    string
@@ -39,6 +43,9 @@ type Options struct {
 	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
 	// read-only binds.
 	HasMountsBelow func(dir string) (bool, error)
+	// Tmpfs tells what is mounted on a path of the host; nil if it is no mount point of a file system in memory, or is not there. It is
+	// asked for what may be a volume of kubelet's.
+	Tmpfs func(mountPoint string) (*Tmpfs, error)
 }
 
 // NewPlan plans a container from its bundle's configuration, which it leaves as it is. What a VM cannot do is refused by name:
