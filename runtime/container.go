@@ -99,8 +99,7 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 	}
 	plan, err := oci.NewPlan(spec, oci.Options{
 		ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID), HasMountsBelow: hasMountsBelow, Owner: s.owner,
-		Pod:   s.podPlan(),
-		Tmpfs: tmpfsAt,
+		Pod: s.podPlan(), PodFiles: s.podFiles(), Tmpfs: tmpfsAt,
 	})
 	if err != nil {
 		return nil, err

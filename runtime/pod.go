@@ -39,6 +39,7 @@ type Pod struct {
 	sandbox *Sandbox
 	plan    *oci.Pod
 	anchor  *anchor.Anchor
+	files   map[string]string // on the host, by their paths in the containers
 	network network.Plan
 	link    *connection   // nil: it has no network cards
 	exited  chan struct{} // closed when it has ended, and its anchor too
@@ -56,6 +57,9 @@ func newPod(ctx context.Context, s *Sandbox, plan *oci.Pod) (*Pod, error) {
 		s.log.Warn("parts of the pod's configuration mean nothing in a VM", "dropped", plan.Dropped)
 	}
 	p := &Pod{sandbox: s, plan: plan, exited: make(chan struct{}), life: lifecycle[processState]{processCreated, processMoves}}
+	if err := p.writeFiles(); err != nil {
+		return nil, err
+	}
 	if err := p.startAnchor(ctx); err != nil {
 		return nil, err
 	}
@@ -72,6 +76,23 @@ func newPod(ctx context.Context, s *Sandbox, plan *oci.Pod) (*Pod, error) {
 			hypervisor.MaxPorts-hypervisor.DefaultPorts, errdefs.ErrResourceExhausted)
 	}
 	return p, nil
+}
+
+// writeFiles makes the files that the pod's containers have. They go with the state directory.
+func (p *Pod) writeFiles() error {
+	dir := p.sandbox.dir
+	if err := os.Mkdir(filepath.Join(dir.path, filesDir), 0o755); err != nil {
+		return dir.failed("make the pod's files in", err)
+	}
+	p.files = map[string]string{}
+	for destination, text := range p.plan.Files {
+		file := filepath.Join(dir.path, filesDir, filepath.Base(destination))
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return dir.failed("make the pod's files in", err)
+		}
+		p.files[destination] = file
+	}
+	return nil
 }
 
 // startAnchor starts the pod's anchor, rooted in an empty directory.
@@ -203,6 +224,14 @@ func (p *Pod) end(status ExitStatus) {
 		p.ends.close()
 		close(p.exited)
 	}()
+}
+
+// podFiles are the files that the pod's containers have, by their paths there; none if the sandbox is no pod.
+func (s *Sandbox) podFiles() map[string]string {
+	if s.pod == nil {
+		return nil
+	}
+	return s.pod.files
 }
 
 // Pod is what makes the sandbox a pod; nil for a sandbox that is none.

@@ -29,7 +29,8 @@ const (
 	shareDir   = "shared"
 	vmDir      = "vm"
 	vsockDir   = "vsock"
-	podDir     = "pod" // empty: the root of the pod's anchor
+	podDir     = "pod"   // empty: the root of the pod's anchor
+	filesDir   = "files" // of the pod
 )
 
 // record is what the state directory remembers of a sandbox: enough to end it without its shim.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/oci"
 )
 
 // Runtime makes sandboxes. Its errors are typed with errdefs.
@@ -23,8 +24,10 @@ type Runtime interface {
 // SandboxOptions is what the shim knows of a sandbox before there is one.
 type SandboxOptions struct {
 	ID, Namespace string
-	Bundle        string // directory of the first container's bundle
-	Options       RuntimeOptions
+	Bundle        string // directory of the sandbox's bundle, or of the first container's
+	// Pod is the pod to make if it has no pause container.
+	Pod     *oci.Pod
+	Options RuntimeOptions
 	// OOM is called when the guest ran out of memory in a container, before Wait of the process killed for it returns. It does not block.
 	OOM    func(containerID string)
 	Logger *slog.Logger
@@ -32,6 +35,8 @@ type SandboxOptions struct {
 
 // Sandbox is a running sandbox. See runtime.Sandbox.
 type Sandbox interface {
+	// Pod is what stands for the sandbox of a pod, its pause container if it has one; nil for a sandbox that is none.
+	Pod() Container
 	CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error)
 	Stop(ctx context.Context) error
 }
@@ -73,6 +78,7 @@ func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox
 		ID:        options.ID,
 		Namespace: options.Namespace,
 		Bundle:    options.Bundle,
+		Pod:       options.Pod,
 		Config:    configuration,
 		Observer:  observer{options.OOM},
 		Logger:    options.Logger,
@@ -109,6 +115,13 @@ type observer struct{ oom func(containerID string) }
 func (o observer) OOM(containerID string) { o.oom(containerID) }
 
 type microVM struct{ *runtime.Sandbox }
+
+func (s microVM) Pod() Container {
+	if pod := s.Sandbox.Pod(); pod != nil {
+		return pause{pod}
+	}
+	return nil
+}
 
 // CreateContainer makes a container. That of a pod which has the sandbox's identifier is its pause container.
 func (s microVM) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {

@@ -51,6 +51,11 @@ func (r *fakeRuntime) NewSandbox(ctx context.Context, options SandboxOptions) (S
 		return nil, r.failNew
 	}
 	sandbox := &fakeSandbox{runtime: r, options: options, containers: map[string]*fakeContainer{}}
+	if options.Pod != nil {
+		sandbox.pod = &fakeContainer{id: options.ID, state: runtime.StateCreated}
+		sandbox.pod.init = newFakeProcess(sandbox.pod, "", runtime.IO{})
+		sandbox.pod.init.hook = func(p *fakeProcess) { _ = p.container.set(runtime.StateRunning) }
+	}
 	r.sandboxes = append(r.sandboxes, sandbox)
 	return sandbox, nil
 }
@@ -65,12 +70,20 @@ func (r *fakeRuntime) Cleanup(_ context.Context, bundle string) error {
 type fakeSandbox struct {
 	runtime    *fakeRuntime
 	options    SandboxOptions
+	pod        *fakeContainer // nil: it is none
 	failCreate error
 	hold       func(ctx context.Context) error // called by each creation, if set
 
 	mu         sync.Mutex
 	containers map[string]*fakeContainer
 	stopped    bool
+}
+
+func (s *fakeSandbox) Pod() Container {
+	if s.pod == nil {
+		return nil
+	}
+	return s.pod
 }
 
 func (s *fakeSandbox) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {
@@ -95,6 +108,9 @@ func (s *fakeSandbox) Stop(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
+	if s.pod != nil {
+		s.pod.init.end(runtime.ExitStatus{Code: 255, At: time.Now()})
+	}
 	for _, container := range s.containers {
 		container.init.end(runtime.ExitStatus{Code: 137, At: time.Now()})
 	}

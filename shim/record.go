@@ -14,6 +14,8 @@ import (
 const (
 	// serverRecordName is the file in a sandbox's bundle that tells `delete` which server to end.
 	serverRecordName = "limpet-server.json"
+	// optionsRecordName is the file in a sandbox's bundle with the runtime options that `start` was given: the sandbox service is not.
+	optionsRecordName = "limpet-options.json"
 	// taskRecordName is the file in a container's bundle that tells `delete` of the task, should the server be gone by then.
 	taskRecordName = "limpet-task.json"
 )
@@ -42,6 +44,19 @@ func writeServerRecord(bundle string, record serverRecord) error {
 
 func readServerRecord(bundle string) (record serverRecord, err error) {
 	return record, readRecord(filepath.Join(bundle, serverRecordName), &record)
+}
+
+func writeOptionsRecord(bundle string, record RuntimeOptions) error {
+	return writeRecord(filepath.Join(bundle, optionsRecordName), record)
+}
+
+// readOptionsRecord returns no options if none were written.
+func readOptionsRecord(bundle string) (record RuntimeOptions, err error) {
+	err = readRecord(filepath.Join(bundle, optionsRecordName), &record)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return record, err
 }
 
 func writeTaskRecord(bundle string, record taskRecord) error {

@@ -252,7 +252,11 @@ func (r rpcs) Connect(_ context.Context, request *taskapi.ConnectRequest) (*task
 	return &taskapi.ConnectResponse{ShimPid: shim, TaskPid: task}, nil
 }
 
+// Shutdown ends a sandbox that has no task any more. One that the sandbox service has made is ended by that.
 func (r rpcs) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if r.hasPod() {
+		return nothing, nil
+	}
 	if err := r.close(ctx, false); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -91,6 +92,7 @@ func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Sign
 	}
 	defer server.Close()
 	taskapi.RegisterTTRPCTaskService(server, rpcs{service})
+	sandboxapi.RegisterTTRPCSandboxService(server, sandboxRPCs{service})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(context.Background(), listener) }()
 

@@ -44,6 +44,7 @@ type service struct {
 	tasks   map[string]*task // nil value: the id is taken by a container that is being made
 	making  map[string]making
 	closing bool
+	pod     *pod          // that the sandbox service has made; nil: none
 	gone    chan struct{} // closed when the process may exit
 }
 
@@ -160,22 +161,32 @@ func (s *service) made(id string) {
 
 // sandboxFor returns the sandbox and makes it if there is none. One caller makes it and the others wait for that one.
 func (s *service) sandboxFor(ctx context.Context, bundle string, options RuntimeOptions) (Sandbox, error) {
+	slot, claimed := s.claimSandbox()
+	if claimed {
+		return s.makeSandbox(ctx, slot, SandboxOptions{Bundle: bundle, Options: options})
+	}
+	select {
+	case <-slot.done:
+		return slot.sandbox, slot.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// claimSandbox takes the place of the sandbox; makeSandbox follows. If it is taken, the second result is false.
+func (s *service) claimSandbox() (*sandboxSlot, bool) {
 	s.mu.Lock()
-	slot := s.sandbox
-	if slot != nil {
-		s.mu.Unlock()
-		select {
-		case <-slot.done:
-			return slot.sandbox, slot.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	defer s.mu.Unlock()
+	if s.sandbox != nil {
+		return s.sandbox, false
 	}
 	// The error stands if making it panics: those who wait get an answer, and the next may try again.
-	slot = &sandboxSlot{done: make(chan struct{}), err: fmt.Errorf("sandbox %s was not made: %w", s.id, errdefs.ErrInternal)}
-	s.sandbox = slot
-	s.mu.Unlock()
+	s.sandbox = &sandboxSlot{done: make(chan struct{}), err: fmt.Errorf("sandbox %s was not made: %w", s.id, errdefs.ErrInternal)}
+	return s.sandbox, true
+}
 
+// makeSandbox makes the sandbox whose place its caller has claimed.
+func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options SandboxOptions) (Sandbox, error) {
 	defer func() {
 		if slot.err != nil {
 			s.mu.Lock()
@@ -187,14 +198,8 @@ func (s *service) sandboxFor(ctx context.Context, bundle string, options Runtime
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
-	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, SandboxOptions{
-		ID:        s.id,
-		Namespace: s.namespace,
-		Bundle:    bundle,
-		Options:   options,
-		OOM:       s.oom,
-		Logger:    s.runtimeLogger,
-	})
+	options.ID, options.Namespace, options.OOM, options.Logger = s.id, s.namespace, s.oom, s.runtimeLogger
+	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, options)
 	return slot.sandbox, slot.err
 }
 

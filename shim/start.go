@@ -108,6 +108,9 @@ func (c command) startServer(path string, options RuntimeOptions) (err error) {
 		return err
 	}
 	defer socket.Close()
+	if err := writeOptionsRecord(c.bundle, options); err != nil {
+		return err
+	}
 
 	self, err := os.Executable()
 	if err != nil {

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,7 @@ var guestTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup"
 
 // mounts splits the container's mounts: binds come from the host through the share, kernel file systems are made in the guest.
 func (p *Plan) mounts(options Options) error {
+	p.podFiles(options)
 	for i := range p.Spec.Mounts {
 		mount := &p.Spec.Mounts[i]
 		if err := refusePropagation(mount); err != nil {
@@ -68,6 +70,24 @@ func refusePropagation(mount *specs.Mount) error {
 			"Bidirectional): use rslave or rprivate (HostToContainer, None): %w", mount.Destination, errdefs.ErrNotImplemented)
 	}
 	return nil
+}
+
+// podFiles adds mounts for the pod's files that are missing.
+func (p *Plan) podFiles(options Options) {
+	mounted := map[string]bool{}
+	for _, mount := range p.Spec.Mounts {
+		mounted[path.Clean(mount.Destination)] = true
+	}
+	for _, destination := range slices.Sorted(maps.Keys(options.PodFiles)) {
+		if mounted[destination] {
+			continue
+		}
+		mount := specs.Mount{Destination: destination, Type: "bind", Source: options.PodFiles[destination], Options: []string{"bind"}}
+		if p.Spec.Root.Readonly {
+			mount.Options = append(mount.Options, "ro")
+		}
+		p.Spec.Mounts = append(p.Spec.Mounts, mount)
+	}
 }
 
 func (p *Plan) bind(mount *specs.Mount, options Options) error {

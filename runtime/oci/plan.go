@@ -40,6 +40,8 @@ type Options struct {
 	Owner func(pid int) string
 	// Pod is the pod that the container is one of, whose namespaces it can share. nil: it is not of a pod.
 	Pod *Pod
+	// PodFiles are the host's files that the container has where it mounts nothing itself, by their paths in the container.
+	PodFiles map[string]string
 	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
 	// read-only binds.
 	HasMountsBelow func(dir string) (bool, error)

@@ -34,6 +34,9 @@ type Pod struct {
 	// UIDMappings and GIDMappings are those of the pod's user namespace. Empty: it has none of its own.
 	UIDMappings, GIDMappings []specs.LinuxIDMapping
 	Annotations              map[string]string
+	// Files are those that the pod's containers have where they mount nothing themselves: texts by their paths. Empty: who made the pause
+	// container mounts them.
+	Files map[string]string
 	// Resources are what the pod's containers come to, as far as that is known before there are any.
 	Resources specs.LinuxResources
 	// Dropped names what the pod asks for and does not get, for the log.
