@@ -21,7 +21,8 @@ type sandboxRPCs struct{ *service }
 
 var _ sandboxapi.TTRPCSandboxService = sandboxRPCs{}
 
-func (r sandboxRPCs) CreateSandbox(ctx context.Context, request *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+func (r sandboxRPCs) CreateSandbox(ctx context.Context, request *sandboxapi.CreateSandboxRequest) (
+	*sandboxapi.CreateSandboxResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	if err := r.createSandbox(ctx, request); err != nil {
@@ -103,14 +104,16 @@ func (r sandboxRPCs) PingSandbox(_ context.Context, request *sandboxapi.PingRequ
 }
 
 // ShutdownSandbox ends whatever there is, also of a sandbox that was not made: containerd waits for the end of this process next.
-func (r sandboxRPCs) ShutdownSandbox(ctx context.Context, _ *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+func (r sandboxRPCs) ShutdownSandbox(ctx context.Context, _ *sandboxapi.ShutdownSandboxRequest) (
+	*sandboxapi.ShutdownSandboxResponse, error) {
 	if err := r.close(ctx, true); err != nil {
 		return nil, err
 	}
 	return &sandboxapi.ShutdownSandboxResponse{}, nil
 }
 
-func (r sandboxRPCs) SandboxMetrics(ctx context.Context, request *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {
+func (r sandboxRPCs) SandboxMetrics(ctx context.Context, request *sandboxapi.SandboxMetricsRequest) (
+	*sandboxapi.SandboxMetricsResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
 	pod, err := r.podOf(request.SandboxID)

@@ -89,7 +89,8 @@ func podResources(annotations map[string]string) (specs.LinuxResources, error) {
 			numbers[name] = number
 		}
 	}
-	return newPodResources(numbers[annotationCPUPeriod], numbers[annotationCPUQuota], numbers[annotationCPUShares], numbers[annotationMemory]), nil
+	return newPodResources(numbers[annotationCPUPeriod], numbers[annotationCPUQuota], numbers[annotationCPUShares],
+		numbers[annotationMemory]), nil
 }
 
 // newPodResources leaves out what is not positive.
