@@ -20,6 +20,7 @@ package hypervisor
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 )
 
@@ -144,7 +145,11 @@ type NIC struct {
 	ID  string
 	MAC net.HardwareAddr
 	// Tap is an open tap whose packets have the header of virtio-net. It stays the caller's; the machine monitor gets a duplicate.
+	// Nil: the machine monitor itself sends what the guest says as the host, from sockets of its own.
 	Tap *os.File
+	// Subnet is, without a tap, the IPv4 network that the guest sees: the monitor answers there as the address 2, which stands for
+	// the host, and 3, which resolves names as the host does; the guest is to be another one.
+	Subnet netip.Prefix
 }
 
 // Disk is a block device of the host's. The guest knows it by its identifier, which is the disk's serial number. All disks of a machine

@@ -100,9 +100,10 @@ func (m *fakeMachine) Accelerator() hypervisor.Accelerator { return m.accelerato
 
 // fakeGuest is an agent without a machine.
 type fakeGuest struct {
-	ready  chan struct{} // closed when the agent is ready
-	closed chan struct{}
-	once   sync.Once
+	listening uint16        // see OpenListeners
+	ready     chan struct{} // closed when the agent is ready
+	closed    chan struct{}
+	once      sync.Once
 	// answer, if set, may answer a message; nil, nil leaves it to the fake.
 	answer func(context.Context, protocol.HostMessage) (protocol.GuestMessage, error)
 
@@ -169,6 +170,19 @@ func (g *fakeGuest) DialPort(_ context.Context, port uint16) (protocol.HalfClose
 		_, _ = io.Copy(io.Discard, duplex)
 	}()
 	return protocol.NewDuplex(host, host), nil
+}
+
+// OpenListeners tells of the port in listening, if it is not 0.
+func (g *fakeGuest) OpenListeners(context.Context) (io.ReadCloser, error) {
+	host, guest := net.Pipe()
+	go func() {
+		var listeners []protocol.Listener
+		if g.listening != 0 {
+			listeners = append(listeners, protocol.Listener{Port: g.listening})
+		}
+		_ = protocol.WriteListeners(guest, listeners)
+	}()
+	return host, nil
 }
 
 func (g *fakeGuest) Done() <-chan struct{} { return g.closed }

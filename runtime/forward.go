@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 
 	"github.com/containerd/errdefs"
@@ -8,11 +9,15 @@ import (
 	"github.com/limpet-run/limpet/runtime/network"
 )
 
-// forwardLoopback has connections that are made in the namespace to its loopback reach the guest's, which is how containerd reaches
-// a port of a pod. A host that cannot do it does without.
-func (s *Sandbox) forwardLoopback(link *connection) {
-	if err := link.forward(); err != nil {
-		s.log.Warn("connections to localhost in the network namespace will not reach the guest", "error", err)
+// forwardPorts has connections to the guest's ports reach it from where clients look for them: from the namespace's loopback, which is
+// where containerd looks for a port of a pod; with the host's network, from the host's addresses. A host that cannot do it does without.
+func (s *Sandbox) forwardPorts(ctx context.Context, link *connection) {
+	forward := link.forwardLoopback
+	if link.isHost() {
+		forward = func() error { return s.forwardHost(ctx, link) }
+	}
+	if err := forward(); err != nil {
+		s.log.Warn("connections to the sandbox's ports on localhost will not reach the guest", "error", err)
 	}
 	go func() { // not every backend of vsock ends its connections with the machine
 		<-s.lost
@@ -20,8 +25,17 @@ func (s *Sandbox) forwardLoopback(link *connection) {
 	}()
 }
 
-// forward begins to forward connections to the namespace's loopback.
-func (l *connection) forward() error {
+// forwardHost begins to listen on the host where the guest does.
+func (s *Sandbox) forwardHost(ctx context.Context, link *connection) error {
+	listeners, err := s.guest.OpenListeners(ctx)
+	if err != nil {
+		return err
+	}
+	return link.forwarder.Follow(listeners)
+}
+
+// forwardLoopback begins to forward connections to the namespace's loopback.
+func (l *connection) forwardLoopback() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {

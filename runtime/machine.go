@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -30,6 +31,7 @@ type Guest interface {
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
 	OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error)
 	DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error)
+	OpenListeners(ctx context.Context) (io.ReadCloser, error)
 	Done() <-chan struct{}
 	Close() error
 }

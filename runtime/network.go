@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -45,7 +45,7 @@ func (c *Container) connect(ctx context.Context) error {
 	if err != nil || plan.Empty() {
 		return errors.Join(err, namespace.Close())
 	}
-	link := c.sandbox.newConnection(namespace, c.plan.NewNetNS)
+	link := c.sandbox.newConnection(namespace, c.plan.NewNetNS, plan.Subnet)
 	c.undo.push("disconnect the network", func(context.Context) error { return link.close() })
 	if err := c.join(ctx, link, plan); err != nil {
 		return errors.Join(err, link.close())
@@ -57,7 +57,7 @@ func (c *Container) connect(ctx context.Context) error {
 func (c *Container) join(ctx context.Context, link *connection, plan network.Plan) error {
 	times := newTrace()
 	done := times.stage("cards")
-	if !link.own {
+	if link.shared() {
 		record := networkRecord{Path: c.plan.NetNS, ID: link.namespace.ID(), Cards: plan.Cards}
 		if err := c.sandbox.dir.updateContainer(c.id, func(container *containerRecord) { container.Network = &record }); err != nil {
 			return err
@@ -74,30 +74,34 @@ func (c *Container) join(ctx context.Context, link *connection, plan network.Pla
 		return fmt.Errorf("set it up in the guest: %w", err)
 	}
 	done()
-	done = times.stage("loopback")
-	c.sandbox.forwardLoopback(link)
+	done = times.stage("ports")
+	c.sandbox.forwardPorts(ctx, link)
 	done()
 	times.log(ctx, c.log, "network connected")
 	return nil
 }
 
 func (c *Container) plug(ctx context.Context, link *connection, card network.Card) error {
-	tap, err := link.attach(card)
+	nic, err := link.attach(card)
 	if err != nil {
 		return err
 	}
-	defer tap.Close() // the machine has a duplicate
-	return c.sandbox.machine.Plug(ctx, hypervisor.NIC{ID: card.ID(), MAC: card.MAC, Tap: tap})
+	defer closeTaps([]hypervisor.NIC{nic}) // the machine has a duplicate
+	return c.sandbox.machine.Plug(ctx, nic)
 }
 
-// planNetwork plans the guest's network. That of the host itself is not extended into a VM.
+// planNetwork plans the guest's network. That of the host itself is not extended into a VM: the guest speaks from there.
 func planNetwork(namespace *network.Namespace, sysctls map[string]string) (network.Plan, error) {
-	if own, err := namespace.IsOwn(); own || err != nil {
+	host, err := namespace.IsOwn()
+	if err != nil {
 		return network.Plan{}, err
 	}
 	state, err := namespace.Read()
 	if err != nil {
 		return network.Plan{}, err
+	}
+	if host {
+		return network.NewHostPlan(state, sysctls)
 	}
 	return network.NewPlan(state, sysctls)
 }
@@ -105,7 +109,8 @@ func planNetwork(namespace *network.Namespace, sysctls map[string]string) (netwo
 // connection is what the host has of a sandbox's network. It may be closed while it is being made.
 type connection struct {
 	namespace *network.Namespace
-	own       bool // the namespace is the container's own: nobody else removes what is in it
+	own       bool         // the namespace is the container's own: nobody else removes what is in it
+	subnet    netip.Prefix // valid: the namespace is the host's, in which nothing is made; see network.Plan
 	forwarder *forward.Forwarder
 
 	mu       sync.Mutex // held only for the kernel's answers
@@ -114,25 +119,35 @@ type connection struct {
 }
 
 // newConnection takes over the namespace. The agent is not spoken to before there is something to forward.
-func (s *Sandbox) newConnection(namespace *network.Namespace, own bool) *connection {
+func (s *Sandbox) newConnection(namespace *network.Namespace, own bool, subnet netip.Prefix) *connection {
 	dial := func(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
 		return s.guest.DialPort(ctx, port)
 	}
-	return &connection{namespace: namespace, own: own, forwarder: forward.New(dial, s.log)}
+	return &connection{namespace: namespace, own: own, subnet: subnet, forwarder: forward.New(dial, s.log)}
 }
 
-// attach makes a card's tap. The caller closes it.
-func (l *connection) attach(card network.Card) (*os.File, error) {
+// isHost tells whether the network is the host's.
+func (l *connection) isHost() bool { return l.subnet.IsValid() }
+
+// shared tells whether something is made in a namespace that outlives the sandbox.
+func (l *connection) shared() bool { return !l.own && !l.isHost() }
+
+// attach makes the host's part of a card. The caller closes its tap.
+func (l *connection) attach(card network.Card) (hypervisor.NIC, error) {
+	nic := hypervisor.NIC{ID: card.ID(), MAC: card.MAC, Subnet: l.subnet}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, errdefs.ErrUnavailable
+		return nic, errdefs.ErrUnavailable
 	}
-	tap, err := l.namespace.Attach(card)
-	if err == nil {
+	if l.isHost() {
+		return nic, nil
+	}
+	var err error
+	if nic.Tap, err = l.namespace.Attach(card); err == nil {
 		l.attached = append(l.attached, card)
 	}
-	return tap, err
+	return nic, err
 }
 
 // close takes back what attach and forward did. It may be called again, also to try what failed.
@@ -153,7 +168,10 @@ func (l *connection) release() error {
 	if l.own {
 		detach = l.namespace.Remove
 	}
-	errs := []error{l.namespace.ReleaseLoopback()}
+	var errs []error
+	if !l.isHost() {
+		errs = append(errs, l.namespace.ReleaseLoopback())
+	}
 	for _, card := range l.attached {
 		errs = append(errs, detach(card))
 	}

@@ -143,14 +143,47 @@ func TestNetworkFails(t *testing.T) {
 	}
 }
 
-// TestNetworkOfHost leaves the host's interfaces alone when a container asks for the host's network.
+// TestNetworkOfHost gives a container that asks for the host's network a card without a tap, and its ports to the host, whose own
+// network is left alone.
 func TestNetworkOfHost(t *testing.T) {
 	w := newTestSandbox(t)
-	w.fakeMachine.plug = func(hypervisor.Device) error { return errors.New("plugged") }
-	w.bundle = writeBundle(t, joined("/proc/self/ns/net"))
-	w.run(t, IO{})
-	if told := got[protocol.Network](w.fakeGuest); len(told) > 0 {
+	var plugged []hypervisor.NIC
+	w.fakeMachine.plug = func(device hypervisor.Device) error {
+		plugged = append(plugged, device.(hypervisor.NIC))
+		return nil
+	}
+	const own = "/proc/self/ns/net"
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	w.fakeGuest.listening = uint16(port)
+	w.bundle = writeBundle(t, joined(own))
+	container := w.run(t, IO{})
+	if told := got[protocol.Network](w.fakeGuest); len(told) != 1 || len(told[0].Interfaces) != 1 {
 		t.Errorf("the guest was told %+v", told)
+	}
+	if len(plugged) != 1 || plugged[0].Tap != nil || !plugged[0].Subnet.IsValid() {
+		t.Errorf("plugged %+v", plugged)
+	}
+	for want, said := fmt.Sprintf("port %d<nil>", port), ""; said != want; { // the guest is heard a moment later
+		if said = askPort(own, "127.0.0.1", port); said != want && !strings.Contains(said, "Connection refused") {
+			t.Fatal(said)
+		}
+	}
+	left, err := readRecord(w.dir.path)
+	if err != nil || left.Containers[container.id].Network != nil {
+		t.Errorf("recorded: %+v, %v", left, err)
+	}
+	w.exit(container.Init(), 0)
+	waitExit(t, container.Init())
+	if _, err := container.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if said := askPort(own, "127.0.0.1", port); !strings.Contains(said, "Connection refused") {
+		t.Errorf("left: %s", said)
 	}
 }
 

@@ -131,10 +131,10 @@ func (p *Pod) attach() (_ []hypervisor.NIC, err error) {
 	if err != nil {
 		return nil, err
 	}
-	link := p.sandbox.newConnection(namespace, p.plan.NewNetNS)
+	link := p.sandbox.newConnection(namespace, p.plan.NewNetNS, p.network.Subnet)
 	p.link = link
 	p.sandbox.undo.push("disconnect the network", func(context.Context) error { return link.close() })
-	if !link.own {
+	if link.shared() {
 		record := networkRecord{Path: p.plan.NetNS, ID: namespace.ID(), Cards: p.network.Cards}
 		if err := p.sandbox.dir.updatePod(func(pod *podRecord) { pod.Network = &record }); err != nil {
 			return nil, err
@@ -147,18 +147,20 @@ func (p *Pod) attach() (_ []hypervisor.NIC, err error) {
 		}
 	}()
 	for _, card := range p.network.Cards {
-		tap, err := link.attach(card)
+		nic, err := link.attach(card)
 		if err != nil {
 			return nil, err
 		}
-		nics = append(nics, hypervisor.NIC{ID: card.ID(), MAC: card.MAC, Tap: tap})
+		nics = append(nics, nic)
 	}
 	return nics, nil
 }
 
 func closeTaps(nics []hypervisor.NIC) {
 	for _, nic := range nics {
-		nic.Tap.Close()
+		if nic.Tap != nil {
+			nic.Tap.Close()
+		}
 	}
 }
 
@@ -194,7 +196,7 @@ func (p *Pod) makeNamespaces(ctx context.Context) (err error) {
 		return fmt.Errorf("make the pod's namespaces in the guest: %w", err)
 	}
 	if p.link != nil {
-		p.sandbox.forwardLoopback(p.link)
+		p.sandbox.forwardPorts(ctx, p.link)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	}
 	children := reaper.New()
 	runc.Monitor = children.Monitor()
-	server := streams.New(logger)
+	server := streams.New(logger, network.Listeners)
 	a := agent.New(agent.Options{
 		Version: version,
 		BootID:  strings.TrimSpace(string(bootID)),

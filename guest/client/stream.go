@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -35,6 +36,11 @@ func (s *Session) DialPort(ctx context.Context, port uint16) (protocol.HalfClose
 		return nil, err
 	}
 	return protocol.NewDuplex(in, out), nil
+}
+
+// OpenListeners opens the stream by which the guest tells who listens in it, to be read by protocol.ReadListeners. It is the caller's.
+func (s *Session) OpenListeners(ctx context.Context) (io.ReadCloser, error) {
+	return s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamListeners})
 }
 
 // openStream opens a byte stream that is answered by a status.

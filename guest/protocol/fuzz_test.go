@@ -241,6 +241,22 @@ func FuzzDuplex(f *testing.F) {
 	})
 }
 
+func FuzzListeners(f *testing.F) {
+	f.Add([]byte("\x00\x02\x00\x50\x00\xff\xff\x01"))
+	f.Add([]byte("\x01\x01\x00"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		source := bytes.NewReader(input)
+		listeners, err := ReadListeners(source)
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := WriteListeners(&again, listeners); err != nil || !bytes.Equal(again.Bytes(), input[:len(input)-source.Len()]) {
+			t.Errorf("%x became %x, %v", input, again.Bytes(), err)
+		}
+	})
+}
+
 func FuzzToken(f *testing.F) {
 	f.Add([]byte("00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"))
 	f.Add([]byte("0011"))

@@ -20,6 +20,7 @@ const (
 	StreamProcess    StreamKind = 0x40 // a process's standard stream, named by Token; answered by a status
 	StreamTCP        StreamKind = 0x41 // a TCP connection to Port on the guest's loopback; answered by a status; a Duplex
 	StreamUnix       StreamKind = 0x42 // a unix socket in the guest at Path; answered by a status; a Duplex
+	StreamListeners  StreamKind = 0x43 // the guest's TCP listeners; answered by a status, then a list (WriteListeners) after each change
 )
 
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.
@@ -45,7 +46,7 @@ type Preamble struct {
 func WritePreamble(w io.Writer, p Preamble) error {
 	b := append([]byte(magic), byte(p.Kind))
 	switch p.Kind {
-	case StreamContainerd, StreamOutput:
+	case StreamContainerd, StreamOutput, StreamListeners:
 	case StreamProcess:
 		b = append(b, p.Token[:]...)
 	case StreamTCP:
@@ -84,7 +85,7 @@ func readPreamble(r io.Reader) (p Preamble, err error) {
 	}
 	p.Kind = StreamKind(start[len(magic)])
 	switch p.Kind {
-	case StreamContainerd, StreamOutput:
+	case StreamContainerd, StreamOutput, StreamListeners:
 	case StreamProcess:
 		_, err = io.ReadFull(r, p.Token[:])
 	case StreamTCP:

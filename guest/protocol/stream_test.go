@@ -17,6 +17,7 @@ var preambles = map[string]Preamble{
 	"danger noodle\x40" + strings.Repeat("\x07", 32): {Kind: StreamProcess, Token: Token(bytes.Repeat([]byte{7}, 32))},
 	"danger noodle\x41\x1f\x90":                      {Kind: StreamTCP, Port: 8080},
 	"danger noodle\x42\x00\x02/s":                    {Kind: StreamUnix, Path: "/s"},
+	"danger noodle\x43":                              {Kind: StreamListeners},
 }
 
 func TestPreamble(t *testing.T) {

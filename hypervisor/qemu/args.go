@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -148,14 +147,18 @@ func shareDevice(id, port, tag string) device {
 	}
 }
 
-// nicDevice plans the plugging of a network card whose tap has been passed under its identifier. It has no program for booting from
-// the network.
-func nicDevice(id, port string, mac net.HardwareAddr) device {
-	netdev := "netdev-" + id
+// nicDevice plans the plugging of a network card. Its tap, if it has one, has been passed under its identifier. It has no program for
+// booting from the network.
+func nicDevice(port string, nic hypervisor.NIC) device {
+	netdev := "netdev-" + nic.ID
+	backend := map[string]any{"type": "tap", "id": netdev, "fd": nic.ID}
+	if nic.Tap == nil {
+		backend = map[string]any{"type": "user", "id": netdev, "net": nic.Subnet.String(), "ipv6": false}
+	}
 	return device{
-		netdev: map[string]any{"type": "tap", "id": netdev, "fd": id},
+		netdev: backend,
 		arguments: map[string]any{
-			"driver": "virtio-net-pci", "id": id, "bus": port, "netdev": netdev, "mac": mac.String(), "romfile": "",
+			"driver": "virtio-net-pci", "id": nic.ID, "bus": port, "netdev": netdev, "mac": nic.MAC.String(), "romfile": "",
 		},
 	}
 }

@@ -3,6 +3,8 @@ package qemu
 import (
 	"encoding/json"
 	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +57,7 @@ func TestArguments(t *testing.T) {
 
 func TestDevices(t *testing.T) {
 	const chardev = `{"backend":{"data":{"addr":{"data":{"str":"d"},"type":"fd"},"server":false},"type":"socket"},"id":"chardev-d"}`
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	for _, test := range []struct {
 		name               string
 		device             device
@@ -72,7 +75,10 @@ func TestDevices(t *testing.T) {
 				`"node-name":"block7","read-only":true}`,
 			`{"bus":"disks.0","drive":"block7","driver":"scsi-hd","id":"d","logical_block_size":512,"lun":0,"physical_block_size":4096,` +
 				`"scsi-id":7,"serial":"d","share-rw":true}`},
-		{"network card", nicDevice("d", "port3", net.HardwareAddr{2, 0, 0, 0, 0, 1}), `{"fd":"d","id":"netdev-d","type":"tap"}`,
+		{"network card", nicDevice("port3", hypervisor.NIC{ID: "d", MAC: mac, Tap: os.Stdin}), `{"fd":"d","id":"netdev-d","type":"tap"}`,
+			`{"bus":"port3","driver":"virtio-net-pci","id":"d","mac":"02:00:00:00:00:01","netdev":"netdev-d","romfile":""}`},
+		{"host's network", nicDevice("port3", hypervisor.NIC{ID: "d", MAC: mac, Subnet: netip.MustParsePrefix("10.0.2.0/24")}),
+			`{"id":"netdev-d","ipv6":false,"net":"10.0.2.0/24","type":"user"}`,
 			`{"bus":"port3","driver":"virtio-net-pci","id":"d","mac":"02:00:00:00:00:01","netdev":"netdev-d","romfile":""}`},
 	} {
 		backend := test.device.chardev

@@ -182,7 +182,7 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 }
 
 func (m *machine) plugNIC(ctx context.Context, port string, nic hypervisor.NIC) (*pluggedDevice, error) {
-	plan := nicDevice(nic.ID, port, nic.MAC)
+	plan := nicDevice(port, nic)
 	if err := m.addDevice(ctx, nic.ID, nic.Tap, plan); err != nil {
 		return nil, err
 	}
@@ -208,10 +208,12 @@ func (m *machine) guard(plugged *pluggedDevice) {
 	m.qemu.Kill()
 }
 
-// addDevice passes the file under the device's identifier and adds the device that uses it.
+// addDevice passes the file, if there is one, under the device's identifier and adds the device that uses it.
 func (m *machine) addDevice(ctx context.Context, id string, file *os.File, plan device) error {
-	if err := m.monitor.passFile(ctx, id, file); err != nil {
-		return err
+	if file != nil {
+		if err := m.monitor.passFile(ctx, id, file); err != nil {
+			return err
+		}
 	}
 	if err := m.addBackend(ctx, plan); err != nil {
 		return err

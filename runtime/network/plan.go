@@ -25,6 +25,7 @@ type State struct {
 // Plan says what joins a machine to a namespace, and what its agent is told.
 type Plan struct {
 	Cards   []Card
+	Subnet  netip.Prefix // valid: the network is the host's, and the card is in this subnet and not in the namespace
 	Message protocol.Network
 }
 
@@ -75,10 +76,17 @@ func NewPlan(state State, sysctls map[string]string) (Plan, error) {
 		return Plan{}, err
 	}
 	plan.neighbors(state.Neighbors, names)
-	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
-		plan.Message.Sysctls = append(plan.Message.Sysctls, protocol.Pair{Name: name, Value: sysctls[name]})
-	}
+	plan.Message.Sysctls = pairs(sysctls)
 	return plan, nil
+}
+
+// pairs sorts sysctls by name.
+func pairs(sysctls map[string]string) []protocol.Pair {
+	var pairs []protocol.Pair
+	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+		pairs = append(pairs, protocol.Pair{Name: name, Value: sysctls[name]})
+	}
+	return pairs
 }
 
 // Empty tells whether there is nothing to do.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -89,6 +90,29 @@ func TestJoinRefused(t *testing.T) {
 	} {
 		if err := open(t, connect(), preamble); !errors.Is(err, protocol.ErrStreamRefused) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestListeners tells of every change, and of nothing else.
+func TestListeners(t *testing.T) {
+	s, connect := serve(t)
+	lists := [][]protocol.Listener{{}, {}, {{Port: 80}}, {{Port: 80}}, {{Port: 80, Loopback: true}}}
+	asked := 0
+	s.listeners = func() ([]protocol.Listener, error) {
+		defer func() { asked++ }()
+		if asked < len(lists) {
+			return lists[asked], nil
+		}
+		return nil, errors.New("no more")
+	}
+	conn := connect()
+	if err := open(t, conn, protocol.Preamble{Kind: protocol.StreamListeners}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range [][]protocol.Listener{{}, {{Port: 80}}, {{Port: 80, Loopback: true}}} {
+		if got, err := protocol.ReadListeners(conn); !slices.Equal(got, want) || err != nil {
+			t.Fatalf("told of %v, %v; want %v", got, err, want)
 		}
 	}
 }

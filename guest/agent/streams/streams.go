@@ -25,8 +25,9 @@ const maxWaiting = 1024
 
 // Server joins streams. Its zero value is not ready: use New.
 type Server struct {
-	logger  *slog.Logger
-	timeout time.Duration
+	logger    *slog.Logger
+	listeners func() ([]protocol.Listener, error)
+	timeout   time.Duration
 
 	mu      sync.Mutex
 	waiting int
@@ -41,9 +42,9 @@ type slot struct {
 	ours  bool          // the process has come
 }
 
-// New makes a server.
-func New(logger *slog.Logger) *Server {
-	return &Server{logger: logger, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}}
+// New makes a server. listeners lists who listens in the guest, in the order of the ports.
+func New(logger *slog.Logger, listeners func() ([]protocol.Listener, error)) *Server {
+	return &Server{logger: logger, listeners: listeners, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}}
 }
 
 // Serve accepts connections until the listener fails. The listener is the caller's; it must accept only the host's.
@@ -102,6 +103,8 @@ func (s *Server) serve(conn net.Conn) {
 		s.join(conn, func() (protocol.HalfCloser, error) { return dialPort(preamble.Port) })
 	case protocol.StreamUnix:
 		s.join(conn, func() (protocol.HalfCloser, error) { return dial("unix", preamble.Path) })
+	case protocol.StreamListeners:
+		s.tellListeners(conn)
 	default: // not of the guest
 	}
 }

@@ -18,7 +18,7 @@ func serve(t *testing.T) (*Server, func() net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(slog.New(slog.DiscardHandler))
+	s := New(slog.New(slog.DiscardHandler), nil)
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(listener) }()
 	t.Cleanup(func() { listener.Close(); <-done })
