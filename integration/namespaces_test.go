@@ -38,7 +38,7 @@ func (c container) sharer(flags []string, script string, kinds ...specs.LinuxNam
 
 // TestSharedNamespaces has containers that share namespaces by the paths that their tasks' pids make, as ephemeral containers do.
 func TestSharedNamespaces(t *testing.T) {
-	s := begin(t)
+	s := limpetOnly(t)
 	target := s.create(nil, "sleep", "1000000")
 	target.changeSpec(func(spec *specs.Spec) { spec.Hostname = "barnacle" })
 	target.createTask(&tasks.CreateTaskRequest{})
