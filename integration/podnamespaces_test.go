@@ -2,8 +2,10 @@ package integration
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/limpet-run/limpet/integration/harness"
@@ -43,10 +45,8 @@ func TestPodNamespaces(t *testing.T) {
 			p.wantExec("barnacle\n1\n1234\n20\n2000\t3000", container, "sh", "-c", parameters)
 			p.wantExec("4", container, "sh", "-c", sleepersSeen)
 		}
-		for _, namespace := range []string{"ipc", "uts", "net", "pid"} {
-			link := "/proc/self/ns/" + namespace
-			p.wantExec(p.execSync(one, "readlink", link), two, "readlink", link)
-		}
+		links := []string{"sh", "-c", "cd /proc/self/ns; for ns in ipc uts net pid; do readlink $ns; done"}
+		p.wantExec(p.execSync(one, links...), two, links...)
 
 		// Orphans are taken in by the pod, which waits for them.
 		p.execSync(two, "sh", "-c", "(true &)")
@@ -95,5 +95,42 @@ func TestPodHostNamespaces(t *testing.T) {
 			s.Fatal("a pod with a parameter of the whole kernel runs")
 		}
 		wantError(s.T, err.Error(), "vm.swappiness", "namespace")
+	})
+}
+
+// TestPodUsers has a pod whose users are others on the host. Its root is root of its files, of its volumes and of its namespaces, and the
+// host sees somebody else.
+func TestPodUsers(t *testing.T) {
+	eachLimpetMode(t, func(s *podScope) {
+		s.handler += harness.WithoutOptions
+		ids := []*cri.IDMapping{{ContainerId: 0, HostId: mappedRoot, Length: 65536}}
+		config := s.namespacesConfig(&cri.NamespaceOption{
+			Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids},
+		})
+		config.Hostname = "barnacle"
+		config.Linux.Sysctls = map[string]string{"kernel.shm_rmid_forced": "1", "kernel.msgmax": "1234"}
+		p := s.run(config)
+		dir := s.TempDir()
+		s.must(os.Chmod(dir, 0o755))
+		mounted := volume(dir, "/data", false)
+		mounted.UidMappings, mounted.GidMappings = ids, ids
+		made := p.containerConfig("one", "sleep", "1000000")
+		made.Mounts = []*cri.Mount{mounted}
+		one, two := p.start(made), p.start(p.containerConfig("two", "sleep", "1000000"))
+		for _, container := range []string{one, two} {
+			p.wantExec("0 100000 65536\n0 100000 65536\n0 0\nbarnacle\n1\n1234", container, "sh", "-c",
+				"awk '{ print $1, $2, $3 }' /proc/self/uid_map /proc/self/gid_map; touch /new && stat -c '%u %g' /new; "+
+					"cd /proc/sys/kernel; cat hostname shm_rmid_forced msgmax")
+		}
+		links := []string{"sh", "-c", "cd /proc/self/ns; for ns in ipc uts net user; do readlink $ns; done"}
+		p.wantExec(p.execSync(one, links...), two, links...)
+
+		// Root of the container owns what the host's root has given it, by the mapping of the mount.
+		p.wantExec("0 0", one, "sh", "-c", "stat -c '%u %g' /data && echo x >/data/new && chown 5:6 /data/new")
+		var file unix.Stat_t
+		s.must(unix.Stat(filepath.Join(dir, "new"), &file))
+		if file.Uid != 5 || file.Gid != 6 {
+			s.Errorf("its file belongs to %d:%d on the host, want 5:6", file.Uid, file.Gid)
+		}
 	})
 }

@@ -45,16 +45,30 @@ func info(stdin io.Reader, stdout io.Writer) error {
 	return err
 }
 
-// mountOptions are those that a container's mounts may have beside what is data for their file systems.
+// mountOptions are those that a container's mounts may have beside what is data for their file systems. CRI takes "rro" for recursive
+// read-only mounts.
 var mountOptions = []string{
-	"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime",
-	"nostrictatime", "nosuid", "private", "rbind", "relatime", "ro", "rprivate", "rro", "rslave", "rw", "slave", "strictatime", "suid", "sync",
+	"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "noatime", "nodev", "nodiratime", "noexec",
+	"norelatime", "nostrictatime", "nosuid", "private", "rbind", "relatime", "ridmap", "ro", "rprivate", "rro", "rslave", "rw", "slave",
+	"strictatime", "suid", "sync",
 }
 
-// runtimeFeatures says what containerd and its clients ask for before they pass it on: mounts with their own id mapping are not
-// supported.
+// The actions and operators of seccomp profiles, which are the guest's affair but for SCMP_ACT_NOTIFY: that is answered by a program of
+// the host.
+var (
+	seccompActions = []string{
+		"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE",
+		"SCMP_ACT_TRAP",
+	}
+	seccompOperators = []string{
+		"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
+	}
+)
+
+// runtimeFeatures says what containerd and its clients ask for before they pass it on. User namespaces of pods need mounts with their own
+// id mapping, too, which the host makes. The guest has no security modules, so that it knows no profile of the host's.
 func runtimeFeatures() *features.Features {
-	no := false
+	yes, no := true, false
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -62,7 +76,12 @@ func runtimeFeatures() *features.Features {
 		MountOptions:  mountOptions,
 		Linux: &features.Linux{
 			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			Seccomp:         &features.Seccomp{Enabled: &yes, Actions: seccompActions, Operators: seccompOperators},
+			Apparmor:        &features.Apparmor{Enabled: &no},
+			Selinux:         &features.Selinux{Enabled: &no},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 		},
 	}
 }

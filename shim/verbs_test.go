@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,8 +328,14 @@ func TestInfoAndVersion(t *testing.T) {
 				t.Errorf("options %v", got.Options)
 			}
 			decoded, err := typeurl.UnmarshalAny(got.Features)
-			if err != nil || *decoded.(*features.Features).Linux.MountExtensions.IDMap.Enabled {
-				t.Errorf("features %v %v", decoded, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// What CRI asks for before it lets a pod have a user namespace, or a mount that is read-only with all below it.
+			has, linux := decoded.(*features.Features), decoded.(*features.Features).Linux
+			if !*linux.MountExtensions.IDMap.Enabled || !slices.Contains(linux.Namespaces, "user") || !slices.Contains(has.MountOptions, "rro") ||
+				!*linux.Seccomp.Enabled || *linux.Apparmor.Enabled {
+				t.Errorf("features %+v", has)
 			}
 		})
 	}

@@ -136,8 +136,10 @@ func (d *Daemon) writeConfig() error {
 			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": d.sockets()},
 			// How often it looks for containers to be restarted.
 			"io.containerd.monitor.container.v1.restart": map[string]any{"interval": "1s"},
-			"io.containerd.cri.v1.images":                map[string]any{"pinned_images": map[string]any{"sandbox": pauseImage}},
-			"io.containerd.cri.v1.runtime":               d.podConfig(),
+			// Where the kernel cannot map the owners of a root file system's files, they are changed.
+			"io.containerd.snapshotter.v1.overlayfs": map[string]any{"slow_chown": true},
+			"io.containerd.cri.v1.images":            map[string]any{"pinned_images": map[string]any{"sandbox": pauseImage}},
+			"io.containerd.cri.v1.runtime":           d.podConfig(),
 		},
 	})
 	if err != nil {

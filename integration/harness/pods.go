@@ -17,6 +17,9 @@ const (
 	HandlerSandbox       = "limpet-shim" // a pod begins with a call of the Sandbox API
 	HandlerBrokenNetwork = "limpet-broken-network"
 	HandlerRunc          = "runc"
+	// WithoutOptions after one of limpet's is the same handler without runtime options. containerd's CRI takes those of a pod with
+	// mapped users for runc's.
+	WithoutOptions = "-without-options"
 )
 
 const (
@@ -53,6 +56,9 @@ func (d *Daemon) podConfig() map[string]any {
 			HandlerBrokenNetwork: broken,
 			HandlerSandbox:       limpet("shim"),
 			HandlerRunc:          table{"runtime_type": Runc},
+
+			HandlerPause + WithoutOptions:   table{"runtime_type": Limpet, "sandboxer": "podsandbox"},
+			HandlerSandbox + WithoutOptions: table{"runtime_type": Limpet, "sandboxer": "shim"},
 		}},
 	}
 }
