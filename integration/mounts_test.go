@@ -189,10 +189,13 @@ func TestSpecRefused(t *testing.T) {
 		{"host IPC", without(specs.IPCNamespace), []string{"ipc namespace"}},
 		{"PID namespace of the host", sharing(1, specs.PIDNamespace), []string{"/proc/1/ns/pid", "same VM"}},
 		{"IPC namespace of the host", sharing(1, specs.IPCNamespace), []string{"/proc/1/ns/ipc", "same VM"}},
-		{"shared mount", bind("/tmp", "/home", "rbind", "rshared"), []string{"/home", "rshared"}},
+		{"shared mount", bind("/tmp", "/home", "rbind", "rshared"), []string{"/home", "rshared", "Bidirectional"}},
 		{"device", func(spec *specs.Spec) {
-			spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}}
-		}, []string{"/dev/sda", "8:0"}},
+			spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/watchdog", Type: "c", Major: 10, Minor: 130}}
+		}, []string{"/dev/watchdog", "10:130"}},
+		{"block device that is not there", func(spec *specs.Spec) {
+			spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/data", Type: "b", Major: 259, Minor: 1 << 19}}
+		}, []string{"/dev/data", "259:524288", "no such block device"}},
 		{"source that is not there", bind("/nowhere/data", "/home", "bind"), []string{"/nowhere/data", "/home"}},
 		{"hook that is not there", func(spec *specs.Spec) {
 			spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/nowhere/hook"}}}
