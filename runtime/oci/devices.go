@@ -17,21 +17,21 @@ var guestDevices = [][2]int64{
 }
 
 // devices keeps the device nodes that mean the same in the guest, and block devices, which become disks. Any other is hardware of the
-// host: asked for by name it is refused; a privileged container, which gets all of the host's nodes unasked, goes without.
+// host: asked for by name it is refused; a privileged container that is given all of the host's nodes, unasked, goes without.
 func (p *Plan) devices(Options) error {
 	linux := p.Spec.Linux
 	var rules []specs.LinuxDeviceCgroup
 	if linux.Resources != nil {
 		rules = linux.Resources.Devices
 	}
-	privileged := slices.ContainsFunc(rules, allowsAll)
+	unasked := slices.ContainsFunc(rules, allowsAll) && slices.ContainsFunc(linux.Devices, isNull)
 	var kept []specs.LinuxDevice
 	for _, device := range linux.Devices {
 		character := device.Type == "c" || device.Type == "u"
 		switch {
 		case device.Type == "p", character && slices.Contains(guestDevices, [2]int64{device.Major, device.Minor}):
 			kept = append(kept, device)
-		case privileged:
+		case unasked:
 			p.drop("device " + device.Path)
 		case device.Type == "b":
 			kept = append(kept, device)
@@ -45,6 +45,9 @@ func (p *Plan) devices(Options) error {
 	p.dropRules()
 	return nil
 }
+
+// isNull tells whether a device is /dev/null. Every container has it, so that only who lists all of the host's devices lists it.
+func isNull(device specs.LinuxDevice) bool { return device.Type == "c" && device.Major == 1 && device.Minor == 3 }
 
 // allowsAll tells whether a rule of the device cgroup gives access to every device.
 func allowsAll(rule specs.LinuxDeviceCgroup) bool {

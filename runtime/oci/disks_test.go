@@ -58,7 +58,10 @@ func TestDisks(t *testing.T) {
 				rule(true, "c", 1, 3, "rw")},
 			nil, []specs.LinuxDevice{null},
 			[]specs.LinuxDeviceCgroup{deny, rule(true, "b", -1, -1, "m"), rule(true, "c", 1, 3, "rw")}},
-		{"privileged", []specs.LinuxDevice{null, sda}, []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}, nil,
+		{"privileged, with a device", []specs.LinuxDevice{sda}, []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")},
+			[]Disk{{Major: 8, Path: "/dev/data"}},
+			[]specs.LinuxDevice{{Path: "/dev/data", Type: "b", Major: 8, Minor: 16}}, []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}},
+		{"privileged, with all of the host's", []specs.LinuxDevice{null, sda}, []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}, nil,
 			[]specs.LinuxDevice{null}, []specs.LinuxDeviceCgroup{rule(true, "a", -1, -1, "rwm")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
