@@ -36,14 +36,25 @@ func (p pod) removeTwice() {
 
 // TestPodCNIFails has the network's last plugin fail when the first one has made its interface. No sandbox is made then, in no mode.
 func TestPodCNIFails(t *testing.T) {
-	s := &podScope{begin(t), harness.HandlerBrokenNetwork}
+	wantPodFailure(t, harness.HandlerBrokenNetwork, "network", "tuning", "net/no/such/key")
+}
+
+// TestPodManyInterfaces has a pod with more interfaces than a machine has room for.
+func TestPodManyInterfaces(t *testing.T) {
+	wantPodFailure(t, harness.HandlerCrowdedNetwork, "interfaces", "room for")
+}
+
+// wantPodFailure tests that no pod can be made with a handler of limpet's, and that nothing of it is left.
+func wantPodFailure(t *testing.T, handler string, words ...string) {
+	t.Helper()
+	s := &podScope{limpetOnly(t), handler}
 	made, err := daemon.RunPod(s.ctx, s.handler, s.podConfig())
 	if err == nil {
 		s.removedAtEnd(made)
 		t.Fatal("the pod runs")
 	}
 	t.Log(err)
-	wantError(t, err.Error(), "network", "tuning", "net/no/such/key")
+	wantError(t, err.Error(), words...)
 	list, err := daemon.Pods.ListPodSandbox(s.ctx, &cri.ListPodSandboxRequest{})
 	s.must(err)
 	if len(list.Items) > 0 {

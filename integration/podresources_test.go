@@ -1,13 +1,16 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/yaml"
 
+	"github.com/limpet-run/limpet/deploy"
 	"github.com/limpet-run/limpet/integration/harness"
 )
 
@@ -28,26 +31,40 @@ func (p pod) limited(name string, limits *cri.LinuxContainerResources) string {
 	return p.start(config)
 }
 
-// The pod that is measured, and what a pod takes besides its containers.
+// The pod that is measured.
 const (
-	podMemory         = 512 // MiB
-	podProcessors     = 1
-	overheadMemory    = 384 // MiB
-	overheadProcessor = 0.1
+	podMemory     = 512 // MiB
+	podProcessors = 1
 	// busyFor is how long processors are measured.
 	busyFor = 4 * time.Second
 )
+
+// podOverhead is what a pod takes besides its containers, as the RuntimeClass tells Kubernetes: MiB, and thousandths of a processor.
+func (s *podScope) podOverhead() (memory, milliCPU int64) {
+	s.Helper()
+	var class struct {
+		Overhead struct {
+			PodFixed struct{ Memory, CPU string }
+		}
+	}
+	s.must(yaml.Unmarshal([]byte(deploy.RuntimeClass), &class))
+	_, memoryErr := fmt.Sscanf(class.Overhead.PodFixed.Memory, "%dMi", &memory)
+	_, cpuErr := fmt.Sscanf(class.Overhead.PodFixed.CPU, "%dm", &milliCPU)
+	s.must(errors.Join(memoryErr, cpuErr))
+	return memory, milliCPU
+}
 
 // TestPodWithinLimits has a pod use all that it may, in a cgroup that a kubelet would make for it: with the limit of its containers and
 // the overhead. All processes of the pod on the host but the shim are in there, none is ended for want of memory, and the processor time
 // that they take is in bounds without a limit on the host.
 func TestPodWithinLimits(t *testing.T) {
 	eachLimpetMode(t, func(s *podScope) {
+		overhead, milliCPU := s.podOverhead()
 		config := s.podConfig()
 		config.Linux.Resources = resources(podMemory, podProcessors)
-		config.Linux.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: overheadMemory * mebibyte}
+		config.Linux.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: overhead * mebibyte}
 		cgroup := daemon.PodCgroup(config.Metadata.Name)
-		s.must(cgroup.Make((podMemory + overheadMemory) * mebibyte))
+		s.must(cgroup.Make((podMemory + overhead) * mebibyte))
 		p := s.run(config)
 		container := p.limited("hungry", resources(podMemory, podProcessors))
 
@@ -64,8 +81,8 @@ func TestPodWithinLimits(t *testing.T) {
 		peak, err := cgroup.MemoryPeak()
 		s.must(err)
 		s.Logf("at most %d MiB of memory, %.2f processors", peak/mebibyte, used)
-		if used > podProcessors+overheadProcessor {
-			s.Errorf("the pod had %.2f processors, want at most %.2f", used, podProcessors+overheadProcessor)
+		if most := podProcessors + float64(milliCPU)/1000; used > most {
+			s.Errorf("the pod had %.2f processors, want at most %.2f", used, most)
 		}
 		kills, err := cgroup.Kills()
 		s.must(err)

@@ -38,7 +38,7 @@ func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + d.netns()}, args...)...)
 }
 
-// makeNetwork makes the run's network namespace and describes the networks in it: nerdctl's, which pods have too, and one that fails.
+// makeNetwork makes the run's network namespace and describes the networks in it: nerdctl's, which pods have too, and two for pods that cannot be.
 func (d *Daemon) makeNetwork() error {
 	for _, args := range [][]string{
 		{"netns", "add", d.Namespace},
@@ -69,10 +69,32 @@ func (d *Daemon) makeNetwork() error {
 	}); err != nil {
 		return err
 	}
-	return writeNetwork(d.brokenNetworks(), object{
+	if err := writeNetwork(d.brokenNetworks(), object{
 		"plugins": []object{bridge, {"type": "tuning", "sysctl": object{"net.no.such.key": "1"}}},
-	})
+	}); err != nil {
+		return err
+	}
+	if err := writeNetwork(d.crowdedNetworks(), object{"plugins": []object{{"type": crowdPlugin}, bridge}}); err != nil {
+		return err
+	}
+	if err := os.Mkdir(d.ownPlugins(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.ownPlugins(), crowdPlugin), []byte(crowdScript), 0o700)
 }
+
+const (
+	// CrowdedInterfaces is how many interfaces more than the bridge's a pod has with HandlerCrowdedNetwork.
+	CrowdedInterfaces = 30
+	// crowdPlugin is the name of the CNI plugin that makes them; they go with the network namespace.
+	crowdPlugin = "crowd"
+)
+
+var crowdScript = fmt.Sprintf(`#!/bin/sh -e
+[ $CNI_COMMAND = ADD ] || exit 0
+for i in $(seq %d); do nsenter --net=$CNI_NETNS ip link add crowd$i up type veth peer name peer$i; done
+echo '{"cniVersion": "1.0.0"}'
+`, CrowdedInterfaces)
 
 // writeNetwork makes a directory with the configuration of a network. The leases of all are those of one.
 func writeNetwork(dir string, list map[string]any) error {
@@ -92,6 +114,12 @@ func (d *Daemon) networks() string { return filepath.Join(d.Dir, "cni") }
 
 // brokenNetworks is the same of a network whose last plugin always fails.
 func (d *Daemon) brokenNetworks() string { return filepath.Join(d.Dir, "cni-broken") }
+
+// crowdedNetworks is the same of a network with many interfaces.
+func (d *Daemon) crowdedNetworks() string { return filepath.Join(d.Dir, "cni-crowded") }
+
+// ownPlugins is the directory with CNI plugins of the harness itself.
+func (d *Daemon) ownPlugins() string { return filepath.Join(d.Dir, "cni-bin") }
 
 // removeNetwork removes the run's network namespace, with all that is in it.
 func (d *Daemon) removeNetwork() error {

@@ -11,12 +11,13 @@ import (
 )
 
 // The runtime handlers of the run's CRI, as a RuntimeClass names them: limpet in both modes that containerd has for sandboxes, limpet
-// with a network that cannot be set up to its end, and runc to compare with.
+// with a network that cannot be set up to its end and with one of more interfaces than a machine has room for, and runc to compare with.
 const (
-	HandlerPause         = "limpet"      // a pod begins with a pause container
-	HandlerSandbox       = "limpet-shim" // a pod begins with a call of the Sandbox API
-	HandlerBrokenNetwork = "limpet-broken-network"
-	HandlerRunc          = "runc"
+	HandlerPause          = "limpet"      // a pod begins with a pause container
+	HandlerSandbox        = "limpet-shim" // a pod begins with a call of the Sandbox API
+	HandlerBrokenNetwork  = "limpet-broken-network"
+	HandlerCrowdedNetwork = "limpet-crowded-network"
+	HandlerRunc           = "runc"
 	// WithoutOptions after one of limpet's is the same handler without runtime options. containerd's CRI takes those of a pod with
 	// mapped users for runc's.
 	WithoutOptions = "-without-options"
@@ -42,20 +43,21 @@ func (d *Daemon) writePodConfig() error {
 // podConfig is the configuration of containerd's CRI: what has well-known paths on the host otherwise, and the handlers.
 func (d *Daemon) podConfig() map[string]any {
 	type table = map[string]any
-	limpet := func(sandboxer string) table {
-		return table{"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.podConfigPath()}}
+	limpet := func(sandboxer, networks string) table {
+		return table{
+			"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.podConfigPath()}, "cni_conf_dir": networks,
+		}
 	}
-	broken := limpet("podsandbox")
-	broken["cni_conf_dir"] = d.brokenNetworks()
 	return table{
 		"restrict_oom_score_adj":       true, // not everyone may make a process less likely to be ended
 		"netns_mounts_under_state_dir": true,
-		"cni":                          table{"bin_dirs": []string{d.Build.Path("bin/cni")}, "conf_dir": d.networks()},
+		"cni":                          table{"bin_dirs": []string{d.Build.Path("bin/cni"), d.ownPlugins()}, "conf_dir": d.networks()},
 		"containerd": table{"default_runtime_name": HandlerRunc, "runtimes": table{
-			HandlerPause:         limpet("podsandbox"),
-			HandlerBrokenNetwork: broken,
-			HandlerSandbox:       limpet("shim"),
-			HandlerRunc:          table{"runtime_type": Runc},
+			HandlerPause:          limpet("podsandbox", d.networks()),
+			HandlerSandbox:        limpet("shim", d.networks()),
+			HandlerBrokenNetwork:  limpet("podsandbox", d.brokenNetworks()),
+			HandlerCrowdedNetwork: limpet("podsandbox", d.crowdedNetworks()),
+			HandlerRunc:           table{"runtime_type": Runc},
 
 			HandlerPause + WithoutOptions:   table{"runtime_type": Limpet, "sandboxer": "podsandbox"},
 			HandlerSandbox + WithoutOptions: table{"runtime_type": Limpet, "sandboxer": "shim"},
