@@ -55,6 +55,14 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("got %s", result.Stdout)
 		}
 	})
+	t.Run("healthy, in the root of a host that is mounted", func(t *testing.T) {
+		s := limpetOnly(t)
+		s.configure(nil)
+		// As an installer in a container does it. The mount goes with its namespace.
+		s.must(harness.Run(exec.CommandContext(s.ctx, "unshare", "--mount", "sh", "-c",
+			`mount --rbind / "$0" && exec chroot "$0" "$@"`, t.TempDir(),
+			daemon.Build.Path("bin/limpet"), "doctor", "--config", s.config)).Err())
+	})
 	t.Run("no kernel", func(t *testing.T) {
 		s := limpetOnly(t)
 		result := s.doctor(noKernel, "--json")

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,6 +59,12 @@ func inShare(daemon *child.Child, dir string, f func() error) error {
 		return fmt.Errorf("mount namespace of virtiofsd: %w", err)
 	}
 	defer namespace.Close()
+	// Not the root of its mount namespace, if limpet itself runs in a changed root: a new root is new for virtiofsd only.
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", daemon.Process().PID), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("root of virtiofsd: %w", err)
+	}
+	defer root.Close()
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread is of no use to others any more
@@ -68,11 +75,14 @@ func inShare(daemon *child.Child, dir string, f func() error) error {
 			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("enter the mount namespace of virtiofsd: %w", err)
 			}
-			var root unix.Stat_t
-			if err := unix.Stat("/", &root); err != nil {
+			if err := errors.Join(unix.Fchdir(int(root.Fd())), unix.Chroot(".")); err != nil {
+				return fmt.Errorf("enter the root of virtiofsd: %w", err)
+			}
+			var got unix.Stat_t
+			if err := unix.Stat("/", &got); err != nil {
 				return fmt.Errorf("look at the root of virtiofsd: %w", err)
 			}
-			if root.Dev != want.Dev || root.Ino != want.Ino {
+			if got.Dev != want.Dev || got.Ino != want.Ino {
 				return fmt.Errorf("the root of virtiofsd is not %s: %w", dir, errdefs.ErrFailedPrecondition)
 			}
 			return f()
