@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -19,9 +20,9 @@ import (
 // cleanupTimeout is how long Cleanup takes at most: containerd kills its caller after 5 seconds.
 const cleanupTimeout = 4 * time.Second
 
-// Cleanup removes what the sandbox of a bundle left on the host when its shim was killed: processes, mounts, files, what
-// is attached to network interfaces. It needs no
-// configuration and may be called again; where nothing is left it does nothing. It takes no more than 4 seconds.
+// Cleanup removes what the sandbox of a bundle left on the host when its shim was killed: processes, mounts, files, what is attached to
+// network interfaces. It needs no configuration and may be called again. Where nothing is left it does nothing, nor to a sandbox whose shim
+// lives. It takes no more than 4 seconds.
 func Cleanup(ctx context.Context, bundle string) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
@@ -30,7 +31,11 @@ func Cleanup(ctx context.Context, bundle string) error {
 	state, err := os.Readlink(link)
 	switch {
 	case err == nil:
-		errs = append(errs, cleanupState(ctx, state))
+		err := reclaim(ctx, state)
+		if errdefs.IsAlreadyExists(err) { // its shim lives
+			return nil
+		}
+		errs = append(errs, err)
 	case !errors.Is(err, fs.ErrNotExist):
 		errs = append(errs, fmt.Errorf("look for the sandbox's state: %w", err))
 	}
@@ -48,9 +53,6 @@ func Cleanup(ctx context.Context, bundle string) error {
 // cleanupState ends what a state directory remembers, and removes it. With a record that cannot be read the directory stays: processes
 // may live on that nobody else knows of.
 func cleanupState(ctx context.Context, path string) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	left, err := readRecord(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the record is the first thing written: without it nothing was begun
 		return err

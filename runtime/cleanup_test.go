@@ -142,3 +142,18 @@ func TestCleanupBrokenRecord(t *testing.T) {
 		t.Errorf("the directory: %v", err)
 	}
 }
+
+// TestCleanupWhileTheShimLives leaves a sandbox alone that is still its shim's.
+func TestCleanupWhileTheShimLives(t *testing.T) {
+	w := newTestSandbox(t)
+	container := w.run(t, IO{})
+	if err := Cleanup(t.Context(), w.bundle); err != nil {
+		t.Error(err)
+	}
+	if status := container.Init().Status(); status.State != StateRunning {
+		t.Errorf("the container is %+v", status)
+	}
+	if _, err := os.Stat(w.dir.path); err != nil {
+		t.Error(err)
+	}
+}

@@ -249,3 +249,71 @@ func TestPodGiven(t *testing.T) {
 		t.Errorf("it ended with %+v", status)
 	}
 }
+
+// TestPodLostDuringCreate ends the machine while a container is being created: the creation fails by what has happened, its part on the
+// host is undone, and the pod and its other container end.
+func TestPodLostDuringCreate(t *testing.T) {
+	needRoot(t)
+	w, _ := newTestPod(t, podNetwork(t))
+	pod := w.Pod()
+	if err := pod.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.bundle = writeBundle(t, joined(fmt.Sprintf("/proc/%d/ns/net", pod.PID())))
+	other := w.run(t, IO{})
+	w.fakeGuest.answer = func(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
+		if _, ok := message.(protocol.Prepare); !ok {
+			return nil, nil
+		}
+		w.fakeMachine.end(errors.New("killed"))
+		select {
+		case <-w.lost:
+			return nil, errdefs.ErrUnavailable
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	_, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c2", Bundle: w.bundle})
+	if !errors.Is(err, errVMLost) || !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("created: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir.share(), "c2")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its share: %v", err)
+	}
+	if status := waitPod(t, pod); status.Code != 255 {
+		t.Errorf("the pod ended with %+v", status)
+	}
+	if status := waitExit(t, other.Init()); status.Code != 255 {
+		t.Errorf("the other container ended with %+v", status)
+	}
+	if _, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c3", Bundle: w.bundle}); !errdefs.IsUnavailable(err) {
+		t.Errorf("a container after the end: %v", err)
+	}
+	if _, err := other.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := pod.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPodWithFiles: the pod's files are the containers' until the sandbox ends.
+func TestPodWithFiles(t *testing.T) {
+	w := newWorld(t)
+	options := w.options(t)
+	options.Bundle = t.TempDir()
+	options.Pod = &oci.Pod{NewNetNS: true, Files: map[string]string{"/etc/hostname": "web\n"}}
+	sandbox, err := newSandbox(t.Context(), options, w.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Sandbox = sandbox
+	w.bundle = writeBundle(t, joined(fmt.Sprintf("/proc/%d/ns/net", sandbox.Pod().PID())))
+	w.create(t, IO{})
+	if text := read(t, filepath.Join(w.dir.share(), "c1", mountsDir, "0")); text != "web\n" {
+		t.Errorf("/etc/hostname has %q", text)
+	}
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

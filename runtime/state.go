@@ -79,10 +79,8 @@ func createStateDir(ctx context.Context, root string, first record, bundle strin
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, dir.failed("make", err)
 	}
-	if _, err := os.Lstat(dir.path); err == nil {
-		if err := reclaim(ctx, dir.path); err != nil {
-			return nil, fmt.Errorf("state directory %s is there already: %w", dir.path, err)
-		}
+	if err := reclaim(ctx, dir.path); err != nil {
+		return nil, fmt.Errorf("state directory %s is there already: %w", dir.path, err)
 	}
 	if err := os.Mkdir(dir.path, 0o700); err != nil {
 		return nil, dir.failed("make", err)
@@ -119,8 +117,11 @@ func createStateDir(ctx context.Context, root string, first record, bundle strin
 	return dir, nil
 }
 
-// reclaim cleans up a directory whose shim is gone.
+// reclaim cleans up a directory whose shim is gone; of one whose shim lives it is an ErrAlreadyExists. That there is none is no error.
 func reclaim(ctx context.Context, path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	lock, err := lockState(path)
 	if err != nil {
 		return err

@@ -248,3 +248,51 @@ func TestOptionsRecord(t *testing.T) {
 		t.Error("a broken one was taken")
 	}
 }
+
+// TestPauseDeletedFirst deletes the pause container while another one is still there, as containerd does when the VM has ended: the verb
+// `delete` does not find the server, which ends with the last container.
+func TestPauseDeletedFirst(t *testing.T) {
+	f := newFixture(t)
+	if err := writeServerRecord(f.bundle, serverRecord{Socket: "/nowhere"}); err != nil {
+		t.Fatal(err)
+	}
+	f.create("c1")
+	f.create("member")
+	f.start("c1", "")
+	f.start("member", "")
+	f.fake.sandboxes[0].containers["c1"].init.end(runtime.ExitStatus{Code: 255, At: time.Now()})
+	f.expectEvents("create c1", "create member", "start c1", "start member", "exit c1 255")
+	f.remove("c1", "")
+	if _, err := readServerRecord(f.bundle); !os.IsNotExist(err) {
+		t.Errorf("the server is still to be found: %v", err)
+	}
+	if _, err := f.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-f.gone:
+		t.Fatal("the other container's shim has ended")
+	default:
+	}
+	f.fake.sandboxes[0].containers["member"].init.end(runtime.ExitStatus{Code: 255, At: time.Now()})
+	f.events.await(t, 7)
+	f.remove("member", "")
+	select {
+	case <-f.gone:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody ends the shim")
+	}
+}
+
+// TestServerRecordStays: a sandbox whose only container is deleted is left to the verb `delete`, should its server hang.
+func TestServerRecordStays(t *testing.T) {
+	f := newFixture(t)
+	if err := writeServerRecord(f.bundle, serverRecord{Socket: "/nowhere"}); err != nil {
+		t.Fatal(err)
+	}
+	f.create("c1")
+	f.remove("c1", "")
+	if _, err := readServerRecord(f.bundle); err != nil {
+		t.Error(err)
+	}
+}

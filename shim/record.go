@@ -46,6 +46,14 @@ func readServerRecord(bundle string) (record serverRecord, err error) {
 	return record, readRecord(filepath.Join(bundle, serverRecordName), &record)
 }
 
+// removeServerRecord hides the server from the verb `delete`.
+func removeServerRecord(bundle string) error {
+	if err := os.Remove(filepath.Join(bundle, serverRecordName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func writeOptionsRecord(bundle string, record RuntimeOptions) error {
 	return writeRecord(filepath.Join(bundle, optionsRecordName), record)
 }

@@ -44,6 +44,7 @@ type service struct {
 	tasks   map[string]*task // nil value: the id is taken by a container that is being made
 	making  map[string]making
 	closing bool
+	widowed bool          // the container that has the sandbox's identifier was deleted before the others: the last of them ends the sandbox
 	pod     *pod          // that the sandbox service has made; nil: none
 	gone    chan struct{} // closed when the process may exit
 }
@@ -201,6 +202,25 @@ func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options Sa
 	options.ID, options.Namespace, options.OOM, options.Logger = s.id, s.namespace, s.oom, s.runtimeLogger
 	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, options)
 	return slot.sandbox, slot.err
+}
+
+// leave settles what follows from the deletion of a container. The verb `delete`, which comes next in the bundle of the container that has
+// the sandbox's identifier, such as a pod's pause container, would end this process: while there are others, it is not to find it. The
+// last of those ends the sandbox, as nobody else does.
+func (s *service) leave(id string) {
+	s.mu.Lock()
+	last := len(s.tasks) == 0
+	s.widowed = s.widowed || id == s.id && !last
+	widowed := s.widowed
+	s.mu.Unlock()
+	switch {
+	case widowed && last:
+		go s.close(context.Background(), false)
+	case widowed && id == s.id:
+		if err := removeServerRecord(s.bundle); err != nil {
+			s.logger.Warn("the sandbox ends with its first container", "error", err)
+		}
+	}
 }
 
 func (s *service) oom(containerID string) {

@@ -149,6 +149,7 @@ func (s *service) delete(ctx context.Context, id, execID string) (*process, runt
 		ExitedAt:    timestamppb.New(exit.At),
 	})
 	s.forget(id)
+	s.leave(id)
 	return process, exit, nil
 }
 
