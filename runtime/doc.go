@@ -25,7 +25,16 @@
 //
 // The machine's size follows what its containers' limits come to (see frame.size): it grows before a limit is raised, and shrinks after
 // one is lowered or gone.
-// The machine's network is that of its first container's network namespace, as it is when that container starts.
+//
+// A sandbox is lone, or a pod's. The network of a lone one is that of its first container's network namespace, as it is when that container
+// starts. A pod is known before its machine is made, from its pause container's configuration or from CRI's: its anchor is in the pod's
+// network namespace, the cards of its network are plugged before the machine runs, and the machine starts with what is known of the
+// containers' demands. Nothing of it runs in the guest but what holds its namespaces there. It is a pause container where there is one:
+//
+//	created ─Start─▶ running ──Kill, VM lost, or its anchor killed──▶ stopped ─Delete─▶ deleted
+//	   └──────────────Kill, VM lost, or its anchor killed─────────────────▲
+//
+// The sandbox outlives it: its containers go on.
 //
 // What holds throughout:
 //   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.

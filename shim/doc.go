@@ -16,6 +16,10 @@
 //	└──────┘ ◀───────────── └────┘                                     └─────────┘     └──────┘
 //	          it failed                 no Create is accepted from here on ▲
 //
+// The first Create makes a sandbox for a container, or for a pod by its pause container. CreateSandbox of the sandbox service in its place
+// makes a pod without one; it is then ShutdownSandbox that ends the sandbox, with its tasks. The server of a sandbox whose first container
+// is deleted before the others ends with the last of them.
+//
 // # A process of a task: the init process, or an exec
 //
 //	┌─────────┐ Start ┌──────────┐ started ┌─────────┐ its exit ┌─────────┐
