@@ -173,18 +173,25 @@ func TestBlockVolume(t *testing.T) {
 	again.shell("head -c 12 /dev/data >/dev/null")
 }
 
-// TestMappedVolume has a container with a user namespace see files of the host's root as its root's, and make such.
+// TestMappedVolume has a container with a user namespace see files of the host's root as its root's, and make such; so it does in a volume
+// in memory.
 func TestMappedVolume(t *testing.T) {
 	s := limpetOnly(t)
 	dir := t.TempDir()
+	memory := filepath.Join(dir, "kubernetes.io~empty-dir/cache")
+	s.mount("tmpfs", memory, "tmpfs", 0, "size=1m,mode=0700")
 	s.must(os.Chmod(dir, 0o700))
 	s.must(os.WriteFile(filepath.Join(dir, "file"), []byte("root's\n"), 0o600))
-	c := s.starts(nil, withUserNamespace, func(spec *specs.Spec) {
-		spec.Mounts = append(spec.Mounts, specs.Mount{
-			Destination: "/home", Type: "bind", Source: dir, Options: []string{"rbind", "rw"},
-			UIDMappings: spec.Linux.UIDMappings, GIDMappings: spec.Linux.GIDMappings,
-		})
-	})
+	mapped := func(source, destination string) func(*specs.Spec) {
+		return func(spec *specs.Spec) {
+			spec.Mounts = append(spec.Mounts, specs.Mount{
+				Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rw"},
+				UIDMappings: spec.Linux.UIDMappings, GIDMappings: spec.Linux.GIDMappings,
+			})
+		}
+	}
+	stays := s.starts(nil, bind(memory, "/home", "rbind"))
+	c := s.starts(stays.pod(), withUserNamespace, mapped(dir, "/home"), mapped(memory, "/tmp"))
 	if got := c.shell("cat /home/file; stat -c %u:%g /home/file; echo made >/home/made; mkdir /home/sub; chown 7:8 /home/sub"); got !=
 		"root's\n0:0\n" {
 		t.Errorf("the container sees %q", got)
@@ -195,6 +202,12 @@ func TestMappedVolume(t *testing.T) {
 		if status.Uid != want[0] || status.Gid != want[1] {
 			t.Errorf("%s is of %d:%d on the host, want %v", name, status.Uid, status.Gid, want)
 		}
+	}
+	if got := c.shell("stat -c %u:%g /tmp; echo made >/tmp/made; stat -c %u:%g /tmp/made"); got != "0:0\n0:0\n" {
+		t.Errorf("in memory the container sees %q", got)
+	}
+	if got := stays.shell("stat -c %u:%g /home/made"); got != "0:0\n" {
+		t.Errorf("another container sees the owner %q", got)
 	}
 }
 
