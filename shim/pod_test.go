@@ -154,7 +154,7 @@ func TestShutdownSandboxEndsTasks(t *testing.T) {
 func second(_ any, err error) error { return err }
 
 func TestSandboxServiceRefuses(t *testing.T) {
-	f, api := newPodFixture(t)
+	_, api := newPodFixture(t)
 	create := func(api sandboxRPCs, id string, options *anypb.Any) error {
 		return second(api.CreateSandbox(t.Context(), &sandboxapi.CreateSandboxRequest{SandboxID: id, BundlePath: t.TempDir(), Options: options}))
 	}
@@ -211,7 +211,7 @@ func TestSandboxServiceRefuses(t *testing.T) {
 		}
 	}
 	// A pod of a pause container is none of the sandbox service's.
-	f = newFixture(t)
+	f := newFixture(t)
 	f.create("c1")
 	if err := create(sandboxRPCs{f.service}, "c1", nil); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("beside a task's sandbox: %v", err)
