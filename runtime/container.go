@@ -269,6 +269,9 @@ func (c *Container) Delete(ctx context.Context) (ExitStatus, error) {
 	c.life.mustMove(containerDeleted)
 	c.init.life.mustMove(processDeleted)
 	clear(c.execs)
+	if c.sandbox.pod != nil && c.lastStats != nil {
+		c.sandbox.pod.remember(*c.lastStats)
+	}
 	c.sandbox.forget(c, append(execs, c.init)...)
 	return c.init.exit, nil
 }

@@ -48,7 +48,8 @@ type Pod struct {
 	claimed bool // it stands for a pause container
 	life    lifecycle[processState]
 	exit    ExitStatus
-	ends    IO // of the pause container
+	ends    IO    // of the pause container
+	past    Stats // what the containers that were deleted had used, of what only grows
 }
 
 // newPod does what of a pod is done before its machine is made: its anchor is started and its network planned.
@@ -369,19 +370,4 @@ func (p *Pod) Update(context.Context, *specs.LinuxResources) error { return p.re
 func (p *Pod) refuse(what string) error {
 	return fmt.Errorf("%s the pause container of pod %s: no process of it runs in the VM: use a container of the pod: %w", what, p.sandbox.id,
 		errdefs.ErrNotImplemented)
-}
-
-// Stats is what the pod's containers have used together.
-func (p *Pod) Stats(ctx context.Context) (Stats, error) {
-	var total []Stats
-	for _, container := range p.sandbox.list() {
-		stats, err := container.Stats(ctx)
-		switch {
-		case err == nil:
-			total = append(total, stats)
-		case !errdefs.IsNotFound(err) && !p.sandbox.isLost():
-			return Stats{}, fmt.Errorf("stats of pod %s: %w", p.sandbox.id, err)
-		}
-	}
-	return sumStats(total, time.Now()), nil
 }

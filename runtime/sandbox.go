@@ -16,7 +16,6 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
-	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
 
@@ -40,46 +39,6 @@ var errVMLost = fmt.Errorf("the sandbox's VM has ended: %w", errdefs.ErrUnavaila
 type Observer interface {
 	// OOM says that the guest ran out of memory in a container. It comes before the end of the process that was killed for it.
 	OOM(containerID string)
-}
-
-// SandboxOptions says what sandbox to make.
-type SandboxOptions struct {
-	ID, Namespace string
-	// Bundle is the directory that the state directory is linked from, for Cleanup. It is the bundle of the first container, whose
-	// annotations may change the configuration, unless Pod is given.
-	Bundle string
-	// Pod is the pod to make, whose annotations may change the configuration. Nil: what the bundle says, a pod if its container is a
-	// pause container.
-	Pod      *oci.Pod
-	Config   config.Config
-	Observer Observer
-	Logger   *slog.Logger
-}
-
-// asked is what a sandbox is made after.
-type asked struct {
-	annotations map[string]string
-	cgroupsPath string
-	floor       demand   // what the machine is to cover from the start
-	pod         *oci.Pod // nil: it is none
-}
-
-// asked reads the bundle if it has to.
-func (o SandboxOptions) asked() (asked, error) {
-	pod := o.Pod
-	if pod == nil {
-		spec, err := oci.Load(o.Bundle)
-		if err != nil {
-			return asked{}, err
-		}
-		if !oci.IsPod(spec) {
-			return asked{annotations: spec.Annotations, cgroupsPath: spec.Linux.CgroupsPath}, nil
-		}
-		if pod, err = oci.NewPod(spec); err != nil {
-			return asked{}, err
-		}
-	}
-	return asked{annotations: pod.Annotations, cgroupsPath: pod.CgroupsPath, floor: podDemand(pod), pod: pod}, nil
 }
 
 // Sandbox is one virtual machine with the containers in it. Its methods are safe for concurrent use. Its owner must Stop it.

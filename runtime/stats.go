@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"regexp"
 	"time"
@@ -104,53 +103,6 @@ func newStats(report protocol.StatsReport, now time.Time) (Stats, error) {
 		stats.IO = append(stats.IO, IOStats{device.Major, device.Minor, counters})
 	}
 	return stats, nil
-}
-
-// sumStats adds up what containers have used. A limit is that of all together, if each has one. The highest of memory is that of the
-// sum of each one's.
-func sumStats(parts []Stats, now time.Time) Stats {
-	total := Stats{At: now, Memory: Counters{}, MemoryEvents: Counters{}, CPU: Counters{}, MemoryLimit: NoLimit, PidsLimit: NoLimit}
-	for i, part := range parts {
-		if i == 0 {
-			total.MemoryLimit, total.PidsLimit = 0, 0
-		}
-		total.MemoryUsage = sum(total.MemoryUsage, part.MemoryUsage)
-		total.MemoryPeak = sum(total.MemoryPeak, part.MemoryPeak)
-		total.MemoryLimit = sum(total.MemoryLimit, part.MemoryLimit)
-		total.Pids = sum(total.Pids, part.Pids)
-		total.PidsLimit = sum(total.PidsLimit, part.PidsLimit)
-		total.Memory.add(part.Memory)
-		total.MemoryEvents.add(part.MemoryEvents)
-		total.CPU.add(part.CPU)
-		for _, device := range part.IO {
-			total.addIO(device)
-		}
-	}
-	return total
-}
-
-func (s *Stats) addIO(device IOStats) {
-	for _, known := range s.IO {
-		if known.Major == device.Major && known.Minor == device.Minor {
-			known.Counters.add(device.Counters)
-			return
-		}
-	}
-	s.IO = append(s.IO, IOStats{device.Major, device.Minor, maps.Clone(device.Counters)})
-}
-
-func (c Counters) add(others Counters) {
-	for name, value := range others {
-		c[name] = sum(c[name], value)
-	}
-}
-
-// sum adds, up to the largest number there is: the guest's numbers may be anything.
-func sum(a, b uint64) uint64 {
-	if a > math.MaxUint64-b {
-		return math.MaxUint64
-	}
-	return a + b
 }
 
 // counterName is narrower than what the kernel could choose, and wider than what it does.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -124,32 +123,4 @@ func FuzzStats(f *testing.F) {
 			t.Errorf("%d devices", len(stats.IO))
 		}
 	})
-}
-
-func TestSumStats(t *testing.T) {
-	now := time.Now()
-	if got, want := sumStats(nil, now), (Stats{
-		At: now, MemoryLimit: NoLimit, PidsLimit: NoLimit, Memory: Counters{}, MemoryEvents: Counters{}, CPU: Counters{},
-	}); !reflect.DeepEqual(got, want) {
-		t.Errorf("of nothing: %+v", got)
-	}
-	one := Stats{
-		MemoryUsage: 1, MemoryPeak: 2, MemoryLimit: 3, Pids: 4, PidsLimit: 5, Memory: Counters{"anon": 6}, MemoryEvents: Counters{"oom": 1},
-		CPU: Counters{"usage_usec": math.MaxUint64}, IO: []IOStats{{8, 0, Counters{"rbytes": 7}}},
-	}
-	other := Stats{
-		MemoryUsage: 10, MemoryPeak: 20, MemoryLimit: NoLimit, Pids: 40, PidsLimit: 50, Memory: Counters{"anon": 60, "file": 1},
-		CPU: Counters{"usage_usec": 1}, IO: []IOStats{{8, 0, Counters{"rbytes": 70}}, {8, 1, Counters{"wbytes": 1}}},
-	}
-	want := Stats{
-		At: now, MemoryUsage: 11, MemoryPeak: 22, MemoryLimit: NoLimit, Pids: 44, PidsLimit: 55, Memory: Counters{"anon": 66, "file": 1},
-		MemoryEvents: Counters{"oom": 1}, CPU: Counters{"usage_usec": math.MaxUint64},
-		IO: []IOStats{{8, 0, Counters{"rbytes": 77}}, {8, 1, Counters{"wbytes": 1}}},
-	}
-	if got := sumStats([]Stats{one, other}, now); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v\nwant %+v", got, want)
-	}
-	if one.IO[0].Counters["rbytes"] != 7 {
-		t.Error("a part was changed")
-	}
 }

@@ -62,13 +62,15 @@ func (s *service) createSandbox(ctx context.Context, r *sandboxapi.CreateSandbox
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", s.id, err)
 	}
+	plan, err := oci.NewPodOfConfig(s.id, config, r.NetnsPath, r.Annotations, host)
+	if err != nil {
+		return fmt.Errorf("sandbox %s: %w", s.id, err)
+	}
 	slot, claimed := s.claimSandbox()
 	if !claimed {
 		return fmt.Errorf("sandbox %s: %w", s.id, errdefs.ErrAlreadyExists)
 	}
-	made, err := s.makeSandbox(ctx, slot, SandboxOptions{
-		Bundle: r.BundlePath, Options: options, Pod: oci.NewPodOfConfig(s.id, config, r.NetnsPath, r.Annotations, host),
-	})
+	made, err := s.makeSandbox(ctx, slot, SandboxOptions{Bundle: r.BundlePath, Options: options, Pod: plan})
 	if err != nil {
 		return err
 	}

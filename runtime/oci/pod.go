@@ -70,6 +70,9 @@ func NewPod(spec *specs.Spec) (*Pod, error) {
 		return nil, err
 	}
 	pod.NetSysctls, pod.Sysctls = splitSysctls(spec.Linux.Sysctl)
+	if spec.Hooks != nil {
+		pod.Dropped = append(pod.Dropped, "the hooks of the pause container, which has no process")
+	}
 	return pod, nil
 }
 

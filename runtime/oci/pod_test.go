@@ -46,6 +46,8 @@ func TestNewPod(t *testing.T) {
 			CPU:    &specs.LinuxCPU{Period: number(100000), Quota: signed(150000), Shares: number(1024)},
 			Memory: &specs.LinuxMemory{Limit: signed(536870912)},
 		}}},
+		{"hooks", specs.Spec{Hooks: &specs.Hooks{}, Linux: &specs.Linux{}},
+			Pod{Dropped: []string{"the hooks of the pause container, which has no process"}}},
 		{"no limits", specs.Spec{Linux: &specs.Linux{}, Annotations: unlimited}, Pod{Annotations: unlimited, Resources: specs.LinuxResources{
 			CPU: &specs.LinuxCPU{Shares: number(2)}, Memory: &specs.LinuxMemory{},
 		}}},

@@ -25,8 +25,8 @@ type HostFiles struct {
 
 // NewPodOfConfig reads a pod that has no pause container from CRI's configuration. It is what containerd would make a pause container
 // of, and of the pod's files, which it then makes itself. netns is the path of the pod's network namespace, empty if it has none; the
-// annotations are added to those of the configuration.
-func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annotations map[string]string, host HostFiles) *Pod {
+// annotations are added to those of the configuration. What a VM cannot do is an ErrNotImplemented.
+func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annotations map[string]string, host HostFiles) (*Pod, error) {
 	linux := config.GetLinux()
 	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
 	ofHost := namespaces.GetNetwork() == cri.NamespaceMode_NODE
@@ -34,6 +34,9 @@ func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annot
 		CgroupsPath: cgroupsPathIn(linux.GetCgroupParent(), id), NetNS: netns, NewNetNS: netns == "" && !ofHost,
 		Hostname: config.GetHostname(), Annotations: map[string]string{},
 		Files: podFiles(config, host),
+	}
+	if err := pod.hostNamespaces(namespaces.GetPid() == cri.NamespaceMode_NODE, namespaces.GetIpc() == cri.NamespaceMode_NODE); err != nil {
+		return nil, err
 	}
 	maps.Copy(pod.Annotations, config.GetAnnotations())
 	maps.Copy(pod.Annotations, annotations)
@@ -53,7 +56,7 @@ func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annot
 	resources := linux.GetResources()
 	pod.Resources = newPodResources(resources.GetCpuPeriod(), resources.GetCpuQuota(), resources.GetCpuShares(),
 		resources.GetMemoryLimitInBytes())
-	return pod
+	return pod, nil
 }
 
 // cgroupsPathIn is the pod's place below the cgroup that the kubelet made for it: in the form of systemd's users if that is a slice.

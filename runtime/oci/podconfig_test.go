@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -67,11 +68,28 @@ func TestNewPodOfConfig(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := NewPodOfConfig("id", test.config, test.netns, map[string]string{"added": "1"}, host)
+			got, err := NewPodOfConfig("id", test.config, test.netns, map[string]string{"added": "1"}, host)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if !reflect.DeepEqual(*got, test.want) {
 				t.Errorf("got %+v\nwant %+v", *got, test.want)
 			}
 		})
+	}
+}
+
+func TestPodOfConfigRefused(t *testing.T) {
+	with := func(options *cri.NamespaceOption) (*Pod, error) {
+		return NewPodOfConfig("id", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options},
+		}}, "", nil, HostFiles{})
+	}
+	if _, err := with(&cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}); !errdefs.IsNotImplemented(err) {
+		t.Errorf("the host's IPC: %v", err)
+	}
+	if pod, err := with(&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}); err != nil || len(pod.Dropped) != 1 {
+		t.Errorf("the host's PIDs: %+v, %v", pod, err)
 	}
 }
 

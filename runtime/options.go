@@ -1,0 +1,48 @@
+package runtime
+
+import (
+	"log/slog"
+
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/oci"
+)
+
+// SandboxOptions says what sandbox to make.
+type SandboxOptions struct {
+	ID, Namespace string
+	// Bundle is the directory that the state directory is linked from, for Cleanup. It is the bundle of the first container, whose
+	// annotations may change the configuration, unless Pod is given.
+	Bundle string
+	// Pod is the pod to make, whose annotations may change the configuration. Nil: what the bundle says, a pod if its container is a
+	// pause container.
+	Pod      *oci.Pod
+	Config   config.Config
+	Observer Observer
+	Logger   *slog.Logger
+}
+
+// asked is what a sandbox is made after.
+type asked struct {
+	annotations map[string]string
+	cgroupsPath string
+	floor       demand   // what the machine is to cover from the start
+	pod         *oci.Pod // nil: it is none
+}
+
+// asked reads the bundle if it has to.
+func (o SandboxOptions) asked() (asked, error) {
+	pod := o.Pod
+	if pod == nil {
+		spec, err := oci.Load(o.Bundle)
+		if err != nil {
+			return asked{}, err
+		}
+		if !oci.IsPod(spec) {
+			return asked{annotations: spec.Annotations, cgroupsPath: spec.Linux.CgroupsPath}, nil
+		}
+		if pod, err = oci.NewPod(spec); err != nil {
+			return asked{}, err
+		}
+	}
+	return asked{annotations: pod.Annotations, cgroupsPath: pod.CgroupsPath, floor: podDemand(pod), pod: pod}, nil
+}
