@@ -169,7 +169,7 @@ func (l *connection) release() error {
 		detach = l.namespace.Remove
 	}
 	var errs []error
-	if !l.isHost() {
+	if l.shared() { // the rules of its own go with the namespace
 		errs = append(errs, l.namespace.ReleaseLoopback())
 	}
 	for _, card := range l.attached {

@@ -73,15 +73,28 @@ func loopbackTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "limpet"}
 }
 
-// catch makes the rules, in one transaction, in place of those that may be there from before.
+// catch makes the rules, in place of those that a killed shim may have left. To take rules away costs ten milliseconds of waiting for
+// other processors, so it is done only then.
 func catch(listeners []net.Listener) error {
+	err := addRules(listeners)
+	if errors.Is(err, unix.EEXIST) {
+		if err = removeRules(); err == nil {
+			err = addRules(listeners)
+		}
+	}
+	if err != nil {
+		return missing(err)
+	}
+	return nil
+}
+
+// addRules makes the table and all that is in it, or nothing.
+func addRules(listeners []net.Listener) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("reach the packet filter: %w", err)
 	}
-	conn.AddTable(loopbackTable()) // so that it can be deleted
-	conn.DelTable(loopbackTable())
-	table := conn.AddTable(loopbackTable())
+	table := conn.CreateTable(loopbackTable())
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "loopback", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput,
 		Priority: nftables.ChainPriorityNATDest,
@@ -90,10 +103,17 @@ func catch(listeners []net.Listener) error {
 		address := listener.Addr().(*net.TCPAddr).AddrPort()
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: familyOf(address.Addr()).rule(address.Port())})
 	}
-	if err := conn.Flush(); err != nil {
-		return missing(err)
+	return conn.Flush()
+}
+
+// removeRules removes the table and all that is in it.
+func removeRules() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("reach the packet filter: %w", err)
 	}
-	return nil
+	conn.DelTable(loopbackTable())
+	return conn.Flush()
 }
 
 // missing says what a kernel lacks that does not know what a rule is made of.
@@ -136,14 +156,7 @@ func (f family) rule(port uint16) []expr.Any {
 
 // ReleaseLoopback takes back the rules of CatchLoopback. What is not there is no error.
 func (n *Namespace) ReleaseLoopback() error {
-	err := n.do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		conn.DelTable(loopbackTable())
-		return conn.Flush()
-	})
+	err := n.do(removeRules)
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(missing(err), errdefs.ErrNotImplemented) {
 		return nil
 	}
