@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -14,8 +15,13 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
+// followPause is awaited between two of the guest's lists: less than an honest guest leaves, and enough that another one does not keep
+// the host busy.
+const followPause = 50 * time.Millisecond
+
 // Follow listens on the host to what the guest listens on, at the same ports: at every address of the host, or at loopback only, as the
-// guest does. The stream, which is the forwarder's, tells of it. A port that is taken on the host is left to whom it belongs, and said.
+// guest does. The stream, which is the forwarder's, tells of it. A port that is taken on the host is left to whom it belongs, which is
+// logged once.
 // ErrUnavailable: the forwarder is closed, and so is the stream.
 func (f *Forwarder) Follow(stream io.ReadCloser) error {
 	f.mu.Lock()
@@ -37,6 +43,7 @@ func (f *Forwarder) Follow(stream io.ReadCloser) error {
 // follow is the work of Follow. It returns when the stream ends.
 func (f *Forwarder) follow(stream io.Reader) error {
 	open := map[protocol.Listener][]net.Listener{} // by what of the guest they are for; empty where a port is taken
+	said := map[uint16]bool{}                      // the ports that were
 	for {
 		listeners, err := protocol.ReadListeners(stream)
 		if err != nil {
@@ -57,7 +64,8 @@ func (f *Forwarder) follow(stream io.Reader) error {
 				continue
 			}
 			ours, err := listenLike(listener)
-			if err != nil {
+			if err != nil && !said[listener.Port] {
+				said[listener.Port] = true
 				f.logger.Warn("a port that the guest listens on is not to be had on the host: connections there do not reach the guest",
 					"port", listener.Port, "error", err)
 			}
@@ -67,6 +75,11 @@ func (f *Forwarder) follow(stream io.Reader) error {
 				}
 			}
 			open[listener] = ours
+		}
+		select {
+		case <-time.After(followPause):
+		case <-f.ctx.Done():
+			return f.ctx.Err()
 		}
 	}
 }

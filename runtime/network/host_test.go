@@ -15,7 +15,9 @@ import (
 // TestHostPlan keeps out of the way of what the host can reach.
 func TestHostPlan(t *testing.T) {
 	route := func(text string) netlink.Route { return netlink.Route{Dst: network(text), Family: unix.AF_INET} }
-	all := []netlink.Route{route("10.0.0.0/8"), route("172.16.0.0/12"), route("192.168.0.0/16"), route("192.0.2.128/25"), route("198.18.0.0/15")}
+	all := []netlink.Route{
+		route("10.0.0.0/8"), route("172.16.0.0/12"), route("192.168.0.0/16"), route("192.0.2.128/25"), route("198.18.0.0/15"),
+	}
 	for _, test := range []struct {
 		name  string
 		state State

@@ -106,7 +106,9 @@ func TestUnclaimedDies(t *testing.T) {
 
 func TestWrongPreambleIsClosedWithoutAnswer(t *testing.T) {
 	_, dial := serve(t)
-	for _, preamble := range []string{"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "danger noodle\x00", "danger noodle\x01", "Danger noodle\x40"} {
+	for _, preamble := range []string{
+		"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "danger noodle\x00", "danger noodle\x01", "Danger noodle\x40",
+	} {
 		conn := dial()
 		io.WriteString(conn, preamble)
 		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
