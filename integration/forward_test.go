@@ -7,10 +7,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/integration/harness"
@@ -58,6 +60,20 @@ func (l localhost) wantReset(name, address string) {
 	}
 	if !errors.Is(err, unix.ECONNRESET) {
 		l.Errorf("%s: %v, want a reset", name, err)
+	}
+}
+
+// until waits for what the host does a moment later, and tells of nowhere.
+func (l localhost) until(what string, reached func() bool) {
+	l.Helper()
+	pause := time.NewTicker(10 * time.Millisecond)
+	defer pause.Stop()
+	for !reached() {
+		select {
+		case <-pause.C:
+		case <-l.ctx.Done():
+			l.Fatalf("%s: not so", what)
+		}
 	}
 }
 
@@ -113,6 +129,53 @@ func TestForwardTraffic(t *testing.T) {
 	if n != size || string(came.Sum(nil)) != string(sent.Sum(nil)) {
 		t.Errorf("%d bytes came back, or others", n)
 	}
+}
+
+// TestForwardMany has many connections at the same time, some of which are reset. The shim keeps nothing of them.
+func TestForwardMany(t *testing.T) {
+	const connections, size = 60, 100_000
+	l := newLocalhost(limpetOnly(t))
+	l.serve(8080, "nc -ll -p 8080 -e cat")
+	text := strings.Repeat("x", size)
+	if got := l.ask("127.0.0.1:8080", text); got != text { // from now on everything is there that stays
+		t.Fatalf("%d bytes came back", len(got))
+	}
+	process, err := shim()
+	l.must(err)
+	descriptors := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", process.PID))
+		l.must(err)
+		return len(entries)
+	}
+	before := descriptors()
+	var group errgroup.Group
+	for i := range connections {
+		group.Go(func() error {
+			conn, err := harness.DialIn(l.ctx, l.netns, "127.0.0.1:8080")
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(testTimeout / 2)); err != nil {
+				return err
+			}
+			tcp := conn.(*net.TCPConn)
+			if i%4 == 0 {
+				return errors.Join(tcp.SetLinger(0), tcp.Close())
+			}
+			go func() {
+				_, _ = io.WriteString(conn, text) // what does not arrive does not come back
+				_ = tcp.CloseWrite()
+			}()
+			got, err := io.ReadAll(conn)
+			if err == nil && string(got) != text {
+				err = fmt.Errorf("connection %d: %d bytes came back", i, len(got))
+			}
+			return err
+		})
+	}
+	l.must(group.Wait())
+	l.until("the shim has closed what it opened", func() bool { return descriptors() <= before })
 }
 
 // TestForwardEnds has connections open when the container is deleted.

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/limpet-run/limpet/integration/harness"
 )
@@ -95,18 +94,4 @@ func (l localhost) reachable(address string) bool {
 		conn.Close()
 	}
 	return err == nil
-}
-
-// until waits for what the host does a moment after the guest, and tells of nowhere.
-func (l localhost) until(what string, reached func() bool) {
-	l.Helper()
-	pause := time.NewTicker(10 * time.Millisecond)
-	defer pause.Stop()
-	for !reached() {
-		select {
-		case <-pause.C:
-		case <-l.ctx.Done():
-			l.Fatalf("%s: not so", what)
-		}
-	}
 }

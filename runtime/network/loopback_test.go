@@ -2,12 +2,14 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -144,5 +146,17 @@ func TestCatchLoopbackBesideOthers(t *testing.T) {
 	}
 	if got := strings.Join(tables(t, namespace), " "); got != "nat" {
 		t.Errorf("tables %q", got)
+	}
+}
+
+// TestMissing tells a kernel that lacks something from one that refuses.
+func TestMissing(t *testing.T) {
+	for err, lacks := range map[error]bool{
+		unix.ENOENT: true, unix.EOPNOTSUPP: true, unix.EPROTONOSUPPORT: true, unix.EPERM: false, unix.EBUSY: false,
+	} {
+		got := missing(fmt.Errorf("flush: %w", err))
+		if !errors.Is(got, err) || errdefs.IsNotImplemented(got) != lacks || strings.Contains(got.Error(), "load the modules") != lacks {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }
