@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -16,35 +18,46 @@ const hostAddress = "10.66.0.1"
 
 // newHostNetwork starts a container that has the host's network. The host has hostAddress.
 func newHostNetwork(s *scope) localhost {
-	s.ip("-n %s address add %s/32 dev lo", daemon.Namespace, hostAddress)
-	s.Cleanup(func() {
-		if err := harness.Run(exec.Command("ip", "-n", daemon.Namespace, "address", "delete", hostAddress+"/32", "dev", "lo")).Err(); err != nil {
-			s.Error(err)
-		}
-	})
+	s.hostAddress(hostAddress)
 	return localhost{s.sleeper("--net-host"), "/run/netns/" + daemon.Namespace}
 }
 
-// TestHostNetworkOut has a container speak to the world as its host: TCP and UDP, from the host's address.
-func TestHostNetworkOut(t *testing.T) {
-	l := newHostNetwork(limpetOnly(t))
-	var listener net.Listener
-	var socket net.PacketConn
-	l.must(daemon.Within(func() (err error) {
-		if listener, err = net.Listen("tcp", hostAddress+":0"); err != nil {
-			return err
+// hostAddress gives the host of the run an address until the test's end.
+func (s *scope) hostAddress(address string) {
+	s.Helper()
+	s.ip("-n %s address add %s/32 dev lo", daemon.Namespace, address)
+	s.Cleanup(func() {
+		if err := harness.Run(exec.Command("ip", "-n", daemon.Namespace, "address", "delete", address+"/32", "dev", "lo")).Err(); err != nil {
+			s.Error(err)
 		}
-		socket, err = net.ListenPacket("udp", hostAddress+":53")
-		return err
-	}))
-	defer listener.Close()
-	defer socket.Close()
-	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }))
-	result := l.exec(nil, "wget", "-q", "-O", "-", "http://"+listener.Addr().String())
-	if result.Err() != nil || !strings.HasPrefix(result.Stdout, hostAddress+":") {
-		t.Errorf("TCP: %v; the server saw %q", result.Err(), result.Stdout)
+	})
+}
+
+// nameServer is the IPv4 address of the first name server in the host's resolv.conf.
+func nameServer(t *testing.T) netip.Addr {
+	t.Helper()
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Fatal(err)
 	}
-	go func() { // knows no name
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "nameserver" {
+			if address, err := netip.ParseAddr(fields[1]); err == nil && address.Is4() {
+				return address
+			}
+		}
+	}
+	t.Fatal("no IPv4 name server in /etc/resolv.conf")
+	return netip.Addr{}
+}
+
+// serveNames answers questions at an address of the host with UDP: there is no such name.
+func (s *scope) serveNames(address string) {
+	s.Helper()
+	var socket net.PacketConn
+	s.must(daemon.Within(func() (err error) { socket, err = net.ListenPacket("udp", address+":53"); return err }))
+	s.Cleanup(func() { socket.Close() })
+	go func() {
 		b := make([]byte, 512)
 		for {
 			n, from, err := socket.ReadFrom(b)
@@ -55,8 +68,29 @@ func TestHostNetworkOut(t *testing.T) {
 			_, _ = socket.WriteTo(b[:n], from)
 		}
 	}()
-	if result := l.exec(nil, "nslookup", "name.example.", hostAddress); !strings.Contains(result.Stdout+result.Stderr, "NXDOMAIN") {
-		t.Errorf("UDP: %v: %q, %q", result.Err(), result.Stdout, result.Stderr)
+}
+
+// TestHostNetworkOut has a container speak to the world as its host: TCP and UDP, from the host's address, and with its resolver.
+func TestHostNetworkOut(t *testing.T) {
+	l := newHostNetwork(limpetOnly(t))
+	var listener net.Listener
+	l.must(daemon.Within(func() (err error) { listener, err = net.Listen("tcp", hostAddress+":0"); return err }))
+	defer listener.Close()
+	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }))
+	result := l.exec(nil, "wget", "-q", "-O", "-", "http://"+listener.Addr().String())
+	if result.Err() != nil || !strings.HasPrefix(result.Stdout, hostAddress+":") {
+		t.Errorf("TCP: %v; the server saw %q", result.Err(), result.Stdout)
+	}
+	server := nameServer(t)
+	if !server.IsLoopback() {
+		l.hostAddress(server.String())
+	}
+	l.serveNames(server.String())
+	l.serveNames(hostAddress)
+	for name, address := range map[string]string{"UDP": hostAddress, "the host's resolver": "10.0.2.3"} {
+		if result := l.exec(nil, "nslookup", "name.example.", address); !strings.Contains(result.Stdout+result.Stderr, "NXDOMAIN") {
+			t.Errorf("%s: %v: %q, %q", name, result.Err(), result.Stdout, result.Stderr)
+		}
 	}
 }
 
