@@ -1,10 +1,12 @@
 package oci
 
 import (
+	"fmt"
 	"maps"
 	"path"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -26,7 +28,9 @@ type HostFiles struct {
 // NewPodOfConfig reads a pod that has no pause container from CRI's configuration. It is what containerd would make a pause container
 // of, and of the pod's files, which it then makes itself. netns is the path of the pod's network namespace, empty if it has none; the
 // annotations are added to those of the configuration. What a VM cannot do is an ErrNotImplemented.
-func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annotations map[string]string, host HostFiles) (*Pod, error) {
+func NewPodOfConfig(
+	id string, config *cri.PodSandboxConfig, netns string, annotations map[string]string, host HostFiles,
+) (*Pod, error) {
 	linux := config.GetLinux()
 	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
 	ofHost := namespaces.GetNetwork() == cri.NamespaceMode_NODE
@@ -35,13 +39,17 @@ func NewPodOfConfig(id string, config *cri.PodSandboxConfig, netns string, annot
 		Hostname: config.GetHostname(), Annotations: map[string]string{},
 		Files: podFiles(config, host),
 	}
-	if err := pod.hostNamespaces(namespaces.GetPid() == cri.NamespaceMode_NODE, namespaces.GetIpc() == cri.NamespaceMode_NODE); err != nil {
-		return nil, err
-	}
 	maps.Copy(pod.Annotations, config.GetAnnotations())
 	maps.Copy(pod.Annotations, annotations)
-	if users := namespaces.GetUsernsOptions(); users.GetMode() == cri.NamespaceMode_POD {
+	switch users := namespaces.GetUsernsOptions(); users.GetMode() {
+	case cri.NamespaceMode_POD:
 		pod.UIDMappings, pod.GIDMappings = idMappings(users.GetUids()), idMappings(users.GetGids())
+	case cri.NamespaceMode_CONTAINER, cri.NamespaceMode_TARGET:
+		return nil, fmt.Errorf("a user namespace of mode %s: want that of the pod or of the node: %w", users.GetMode(), errdefs.ErrNotImplemented)
+	}
+	err := pod.hostNamespaces(namespaces.GetPid() == cri.NamespaceMode_NODE, namespaces.GetIpc() == cri.NamespaceMode_NODE)
+	if err != nil {
+		return nil, err
 	}
 	sysctls := map[string]string{}
 	if !ofHost {

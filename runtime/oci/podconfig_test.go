@@ -3,6 +3,7 @@ package oci
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -69,27 +70,37 @@ func TestNewPodOfConfig(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := NewPodOfConfig("id", test.config, test.netns, map[string]string{"added": "1"}, host)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !reflect.DeepEqual(*got, test.want) {
-				t.Errorf("got %+v\nwant %+v", *got, test.want)
+			if err != nil || !reflect.DeepEqual(*got, test.want) {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, test.want)
 			}
 		})
 	}
 }
 
-func TestPodOfConfigRefused(t *testing.T) {
-	with := func(options *cri.NamespaceOption) (*Pod, error) {
-		return NewPodOfConfig("id", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{
-			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options},
-		}}, "", nil, HostFiles{})
-	}
-	if _, err := with(&cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}); !errdefs.IsNotImplemented(err) {
-		t.Errorf("the host's IPC: %v", err)
-	}
-	if pod, err := with(&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}); err != nil || len(pod.Dropped) != 1 {
-		t.Errorf("the host's PIDs: %+v, %v", pod, err)
+func TestNewPodOfConfigNamespaces(t *testing.T) {
+	for _, test := range []struct {
+		options *cri.NamespaceOption
+		dropped string
+		refused string
+	}{
+		{&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}, "PID namespace", ""},
+		{&cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_POD}, "", ""},
+		{&cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE}, "", "ipc namespace"},
+		{&cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_CONTAINER}}, "", "mode CONTAINER"},
+		{&cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_TARGET}}, "", "mode TARGET"},
+	} {
+		config := &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: test.options},
+		}}
+		pod, err := NewPodOfConfig("id", config, "", nil, HostFiles{})
+		switch {
+		case test.refused != "":
+			if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), test.refused) {
+				t.Errorf("%v: %v, want %s", test.options, err, test.refused)
+			}
+		case err != nil || !strings.Contains(strings.Join(pod.Dropped, ""), test.dropped) || test.dropped == "" && len(pod.Dropped) > 0:
+			t.Errorf("%v: %+v, %v", test.options, pod, err)
+		}
 	}
 }
 
