@@ -70,11 +70,21 @@ func NewPod(spec *specs.Spec) (*Pod, error) {
 		return nil, err
 	}
 	pod.NetSysctls, pod.Sysctls = splitSysctls(spec.Linux.Sysctl)
+	if _, ok := pod.NetSysctls[pingGroups]; !ok && len(pod.UIDMappings) > 0 && found[specs.NetworkNamespace] {
+		pod.NetSysctls[pingGroups] = allGroups
+	}
 	if spec.Hooks != nil {
 		pod.Dropped = append(pod.Dropped, "the hooks of the pause container, which has no process")
 	}
 	return pod, nil
 }
+
+// Who may send echo requests without rights over the network. containerd leaves it out where a pod's users are mapped, since on a host
+// their root has these rights; in the guest it has not.
+const (
+	pingGroups = "net.ipv4.ping_group_range"
+	allGroups  = "0 2147483647"
+)
 
 // podResources reads what the annotations say of the pod's size. A number that is 0 or negative sets no limit.
 func podResources(annotations map[string]string) (specs.LinuxResources, error) {

@@ -55,9 +55,7 @@ func NewPodOfConfig(
 	if !ofHost {
 		// What containerd lets the containers of a pod do by default: they have a network of their own.
 		sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
-		if len(pod.UIDMappings) == 0 {
-			sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
-		}
+		sysctls[pingGroups] = allGroups
 	}
 	maps.Copy(sysctls, linux.GetSysctls())
 	pod.NetSysctls, pod.Sysctls = splitSysctls(sysctls)

@@ -47,7 +47,8 @@ func TestNewPodOfConfig(t *testing.T) {
 			},
 		}, "/run/netns/n", Pod{
 			CgroupsPath: "/kubepods/pod1/id", NetNS: "/run/netns/n", Hostname: "web",
-			NetSysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "100"}, Sysctls: map[string]string{"kernel.msgmax": "8"},
+			NetSysctls:  map[string]string{"net.ipv4.ip_unprivileged_port_start": "100", "net.ipv4.ping_group_range": "0 2147483647"},
+			Sysctls:     map[string]string{"kernel.msgmax": "8"},
 			UIDMappings: mapped, GIDMappings: mapped, Annotations: map[string]string{"a": "b", "added": "1"},
 			Resources: specs.LinuxResources{
 				CPU:    &specs.LinuxCPU{Period: number(100000), Quota: signed(50000), Shares: number(512)},
