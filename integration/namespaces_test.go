@@ -52,7 +52,8 @@ func TestSharedNamespaces(t *testing.T) {
 		return len(strings.Fields(result.Stdout))
 	}
 
-	all := target.sharer(pod, "sleep 1000001 & (sleep 1000002 &); exec sleep 1000003", specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace)
+	const three = "sleep 1000001 & (sleep 1000002 &); exec sleep 1000003"
+	all := target.sharer(pod, three, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace)
 	if got := all.exec(nil, "sh", "-c", "hostname; tr '\\0' ' ' </proc/1/cmdline"); got.Stdout != "barnacle\nsleep 1000000 " {
 		t.Errorf("beside the other container there is %q: %v", got.Stdout, got.Err())
 	}

@@ -104,7 +104,8 @@ func TestHostNamespacesOfPod(t *testing.T) {
 	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "ipc namespace") {
 		t.Errorf("the host's IPC: %v", err)
 	}
-	if pod, err := NewPod(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{ipc, pid}}}); err != nil || len(pod.Dropped) != 0 {
+	pod, err = NewPod(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{ipc, pid}}})
+	if err != nil || len(pod.Dropped) != 0 {
 		t.Errorf("its own: %+v, %v", pod, err)
 	}
 }
