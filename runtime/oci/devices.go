@@ -47,7 +47,9 @@ func (p *Plan) devices(Options) error {
 }
 
 // isNull tells whether a device is /dev/null. Every container has it, so that only who lists all of the host's devices lists it.
-func isNull(device specs.LinuxDevice) bool { return device.Type == "c" && device.Major == 1 && device.Minor == 3 }
+func isNull(device specs.LinuxDevice) bool {
+	return device.Type == "c" && device.Major == 1 && device.Minor == 3
+}
 
 // allowsAll tells whether a rule of the device cgroup gives access to every device.
 func allowsAll(rule specs.LinuxDeviceCgroup) bool {

@@ -36,8 +36,8 @@ func TestNewPod(t *testing.T) {
 			},
 		}, Pod{
 			CgroupsPath: "/kubepods/pod1/pause", NetNS: "/run/netns/n", Hostname: "web", Annotations: sandbox,
-			NetSysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.ping_group_range": "0 2147483647"},
-			Sysctls:    map[string]string{"kernel.shm_rmid_forced": "1"},
+			NetSysctls:  map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.ping_group_range": "0 2147483647"},
+			Sysctls:     map[string]string{"kernel.shm_rmid_forced": "1"},
 			UIDMappings: mappings, GIDMappings: mappings,
 		}},
 		{"new network namespace", specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}}},
