@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -276,6 +277,16 @@ func TestVolumes(t *testing.T) {
 	}
 	if in := h.call(4, protocol.Unmount{Target: "/a"}); in.Error != nil || f.volumes["/a"] {
 		t.Errorf("unmount: %+v, %v", in, f.volumes)
+	}
+}
+
+// TestPod has a pod that cannot be made: the host hears why.
+func TestPod(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.login(auth("secret"))
+	in := h.call(2, protocol.Pod{Sysctls: []protocol.Pair{{Name: "vm.swappiness", Value: "1"}}})
+	if !errdefs.IsInvalidArgument(in.Error) || !strings.Contains(in.Error.Error(), "vm.swappiness") {
+		t.Errorf("got %+v", in)
 	}
 }
 

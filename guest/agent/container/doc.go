@@ -23,6 +23,12 @@
 // until the output has been read to its end, at most drainTimeout after the process's death: what the process left behind may hold the
 // pipe for ever, and the host may read slowly or not at all. Of a container's exits the init's is the last.
 //
+// # Namespaces
+//
+// A container has namespaces of its own, or those of the pod (package pod) or of another container that runs, where its specification has
+// the word for them instead of a path. In a PID namespace that is not its own its init is no PID 1: what it leaves behind is ended by the
+// container's control group, as it is in any case.
+//
 // # Standard streams
 //
 // A pipe and a pump per stream, or a pseudo-terminal and two pumps. Output is never closed by the guest first: a vsock backend may lose what
