@@ -46,6 +46,8 @@ func (d *Daemon) podConfig() map[string]any {
 	limpet := func(sandboxer, networks string) table {
 		return table{
 			"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.podConfigPath()}, "cni_conf_dir": networks,
+			// As limpet install has it.
+			"privileged_without_host_devices": true, "privileged_without_host_devices_all_devices_allowed": true,
 		}
 	}
 	return table{
