@@ -272,6 +272,7 @@ type world struct {
 	fakeGuest   *fakeGuest
 	fakeMachine *fakeMachine
 	events      events
+	plan        machinePlan
 	bundle      string
 	state       string
 	oom         []string
@@ -289,7 +290,7 @@ func (w *world) options(t *testing.T) SandboxOptions {
 }
 
 func (w *world) platform(_ context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
-	w.events = plan.events
+	w.events, w.plan = plan.events, plan
 	w.fakeMachine.share = plan.dir.share()
 	undo.push("stop the machine", w.fakeMachine.Stop)
 	undo.push("close the session", func(context.Context) error { return w.fakeGuest.Close() })

@@ -43,6 +43,7 @@ type machinePlan struct {
 	cgroup hypervisor.Cgroup
 	frame  frame
 	nics   []hypervisor.NIC // plugged before the machine runs; their taps stay the caller's
+	disks  bool             // room is kept for them beside all else
 	dir    *stateDir
 	events events
 	log    *slog.Logger // names the sandbox

@@ -27,6 +27,7 @@ type asked struct {
 	cgroupsPath string
 	floor       demand   // what the machine is to cover from the start
 	pod         *oci.Pod // nil: it is none
+	disks       bool     // its first container has block devices
 }
 
 // asked reads the bundle if it has to.
@@ -38,7 +39,7 @@ func (o SandboxOptions) asked() (asked, error) {
 			return asked{}, err
 		}
 		if !oci.IsPod(spec) {
-			return asked{annotations: spec.Annotations, cgroupsPath: spec.Linux.CgroupsPath}, nil
+			return asked{annotations: spec.Annotations, cgroupsPath: spec.Linux.CgroupsPath, disks: oci.HasDisks(spec)}, nil
 		}
 		if pod, err = oci.NewPod(spec); err != nil {
 			return asked{}, err

@@ -51,6 +51,15 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 // ports is how many ports the machine needs that has so many network cards from the start: there is room for others.
 func ports(nics int) int { return hypervisor.DefaultPorts + nics }
 
+// ports is how many ports the machine needs. A pod's has room for disks in any case.
+func (p *machinePlan) ports() int {
+	count := ports(len(p.nics))
+	if p.disks {
+		count++
+	}
+	return count
+}
+
 // makeParts makes the paused machine and its vsock device. The machine is to stop before its device goes.
 func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hypervisor.Machine, device vsock.Device, err error) {
 	group, ctx := errgroup.WithContext(ctx)
@@ -73,7 +82,7 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 			},
 			VCPUs: plan.frame.vcpus, MemoryMiB: plan.frame.memory,
 			MaxVCPUs: plan.frame.maxVCPUs, MaxMemoryMiB: plan.frame.maxMemory,
-			Ports:       ports(len(plan.nics)),
+			Ports:       plan.ports(),
 			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
 		})
 		return err

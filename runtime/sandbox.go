@@ -142,7 +142,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	defer cancel()
 	plan := machinePlan{
 		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
-		logger: options.Logger, times: times,
+		logger: options.Logger, times: times, disks: asked.disks,
 	}
 	if err := s.bring(ctx, asked.pod, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.

@@ -224,6 +224,23 @@ func TestDisks(t *testing.T) {
 	remove(create("c1", "rwm"), "disk-1", "disk-2", "disk-3")
 }
 
+// TestRoomForDisks: a machine whose first container has a disk has a port more.
+func TestRoomForDisks(t *testing.T) {
+	without := newTestSandbox(t)
+	with := newWorld(t)
+	with.bundle = writeBundle(t, withDisk(7, 0, "r"))
+	sandbox, err := newSandbox(t.Context(), with.options(t), with.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got, want := with.plan.ports(), without.plan.ports()+1; got != want {
+		t.Errorf("%d ports, want %d", got, want)
+	}
+}
+
 // guestTakesDisks has the guest answer that a disk is its 8:16.
 func guestTakesDisks(w *world) {
 	w.fakeGuest.answer = func(_ context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {

@@ -221,6 +221,13 @@ func TestPlugErrors(t *testing.T) {
 	if err := m.Plug(l.ctx, hypervisor.Share{ID: "more", Tag: "more", Dir: dir}); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("one device too many: %v", err)
 	}
+	disk, err := os.Open(l.loopDevice(""))
+	l.check(err)
+	defer disk.Close()
+	err = m.Plug(l.ctx, hypervisor.Disk{ID: "disk", File: disk, ReadOnly: true})
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "all 4 ports") {
+		t.Errorf("a disk without a port: %v", err)
+	}
 	if n := len(m.Processes()); n != 1+hypervisor.DefaultPorts {
 		t.Errorf("%d processes", n)
 	}

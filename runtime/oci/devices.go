@@ -20,11 +20,7 @@ var guestDevices = [][2]int64{
 // host: asked for by name it is refused; a privileged container that is given all of the host's nodes, unasked, goes without.
 func (p *Plan) devices(Options) error {
 	linux := p.Spec.Linux
-	var rules []specs.LinuxDeviceCgroup
-	if linux.Resources != nil {
-		rules = linux.Resources.Devices
-	}
-	unasked := slices.ContainsFunc(rules, allowsAll) && slices.ContainsFunc(linux.Devices, isNull)
+	unasked := givenAll(linux)
 	var kept []specs.LinuxDevice
 	for _, device := range linux.Devices {
 		character := device.Type == "c" || device.Type == "u"
@@ -35,7 +31,7 @@ func (p *Plan) devices(Options) error {
 			p.drop("device " + device.Path)
 		case device.Type == "b":
 			kept = append(kept, device)
-			p.disk(device, rules)
+			p.disk(device, deviceRules(linux))
 		default:
 			return fmt.Errorf("device %s (%s %d:%d) of the host cannot be passed into a VM: %w",
 				device.Path, device.Type, device.Major, device.Minor, errdefs.ErrNotImplemented)
@@ -44,6 +40,19 @@ func (p *Plan) devices(Options) error {
 	linux.Devices = kept
 	p.dropRules()
 	return nil
+}
+
+// deviceRules are those of the device cgroup.
+func deviceRules(linux *specs.Linux) []specs.LinuxDeviceCgroup {
+	if linux.Resources == nil {
+		return nil
+	}
+	return linux.Resources.Devices
+}
+
+// givenAll tells whether a container is given all of the host's devices.
+func givenAll(linux *specs.Linux) bool {
+	return slices.ContainsFunc(deviceRules(linux), allowsAll) && slices.ContainsFunc(linux.Devices, isNull)
 }
 
 // isNull tells whether a device is /dev/null. Every container has it, so that only who lists all of the host's devices lists it.

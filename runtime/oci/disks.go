@@ -19,6 +19,11 @@ type Disk struct {
 // Number is a device's in the guest.
 type Number struct{ Major, Minor int64 }
 
+// HasDisks tells whether a container has block devices of the host.
+func HasDisks(spec *specs.Spec) bool {
+	return !givenAll(spec.Linux) && slices.ContainsFunc(spec.Linux.Devices, func(device specs.LinuxDevice) bool { return device.Type == "b" })
+}
+
 // disk plans a block device, once.
 func (p *Plan) disk(device specs.LinuxDevice, rules []specs.LinuxDeviceCgroup) {
 	if p.hasDisk(device.Major, device.Minor) {

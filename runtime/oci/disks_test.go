@@ -75,6 +75,9 @@ func TestDisks(t *testing.T) {
 			if !reflect.DeepEqual(plan.Disks, test.disks) {
 				t.Errorf("got %+v, want %+v", plan.Disks, test.disks)
 			}
+			if HasDisks(spec) != (len(test.disks) > 0) {
+				t.Error("HasDisks says otherwise")
+			}
 			plan.PlaceDisks([]Number{{8, 16}, {8, 0}}[:len(plan.Disks)])
 			got, _ := json.Marshal([]any{plan.Spec.Linux.Devices, plan.Spec.Linux.Resources.Devices})
 			want, _ := json.Marshal([]any{test.placed, test.left})
