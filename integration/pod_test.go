@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -87,8 +88,13 @@ func TestPod(t *testing.T) {
 		p.wantExec("made by init", sidecar, "wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html")
 		p.wantAttach(sidecar, "two")
 
-		s.must(p.Remove(s.ctx))
-		s.must(p.Remove(s.ctx)) // again
+		// Its log has what it wrote before and after containerd's end.
+		log, err := os.ReadFile(p.state(sidecar).LogPath)
+		s.must(err)
+		if !regexp.MustCompile(`^\S+ stdout F heard one\n\S+ stdout F heard two\n$`).Match(log) {
+			s.Errorf("the sidecar's log: %q", log)
+		}
+		p.removeTwice()
 	})
 }
 

@@ -107,7 +107,7 @@ func TestPodResize(t *testing.T) {
 	eachLimpetMode(t, func(s *podScope) {
 		p := s.run(s.podConfig())
 		container := p.limited("elastic", resources(128, 1))
-		for _, limits := range []*cri.LinuxContainerResources{resources(1024, 2), resources(256, 1)} {
+		for _, limits := range []*cri.LinuxContainerResources{resources(512, 2), resources(256, 1)} {
 			_, err := daemon.Pods.UpdateContainerResources(s.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: container, Linux: limits})
 			s.must(err)
 			want := fmt.Sprintf("%d %d %d", limits.MemoryLimitInBytes, limits.CpuQuota, limits.CpuPeriod)
@@ -115,12 +115,12 @@ func TestPodResize(t *testing.T) {
 			if got := p.state(container).Resources.GetLinux().GetMemoryLimitInBytes(); got != limits.MemoryLimitInBytes {
 				s.Errorf("CRI tells of a limit of %d bytes, want %d", got, limits.MemoryLimitInBytes)
 			}
-			if limits.MemoryLimitInBytes != 1024*mebibyte {
+			if limits.MemoryLimitInBytes != 512*mebibyte {
 				continue
 			}
 			// It can use what it has got.
 			p.wantExec("2", container, "nproc")
-			s.execSync(container, "dd", "if=/dev/zero", "of=/dev/null", "bs=900M", "count=1")
+			s.execSync(container, "dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1")
 		}
 	})
 }
@@ -131,7 +131,7 @@ func TestPodStats(t *testing.T) {
 		p := s.run(s.podConfig())
 		busy := p.limited("busy", resources(128, 1))
 		p.sleeper("idle")
-		s.execSync(busy, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+		s.execSync(busy, "sh", "-c", "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done")
 
 		answer, err := daemon.Pods.PodSandboxStats(s.ctx, &cri.PodSandboxStatsRequest{PodSandboxId: p.ID})
 		s.must(err)

@@ -139,7 +139,7 @@ func exitCode(text []byte) (int, error) {
 	return 0, errors.New(result.Message)
 }
 
-// Forward is a port-forward to a pod: each Dial is a connection to a port of its localhost.
+// Forward is a port-forward to a pod: each Ask is a connection to the same port of its localhost.
 type Forward struct {
 	conn httpstream.Connection
 	port int32
