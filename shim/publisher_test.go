@@ -17,6 +17,7 @@ import (
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -157,7 +158,7 @@ func (l *life) Forward(_ context.Context, request *eventsapi.ForwardRequest) (*e
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
-		return nil, errdefs.ErrUnavailable
+		return nil, errgrpc.ToGRPC(errdefs.ErrUnavailable) // should the answer still go out
 	}
 	l.got = append(l.got, event.ContainerID)
 	return nothing, nil
