@@ -51,6 +51,9 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	if err := checkProgram(root, c.spec); err != nil {
 		return err
 	}
+	if err := checkMountPoints(root, c.spec, c.plan.Binds); err != nil {
+		return err
+	}
 	if err := c.fillShare(root); err != nil {
 		return err
 	}
