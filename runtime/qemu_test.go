@@ -69,7 +69,7 @@ func busyboxBundle(t *testing.T, args ...string) string {
 	t.Helper()
 	program, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		t.Skip("no busybox-static: ", err)
+		t.Fatal(err)
 	}
 	bundle := writeBundle(t, func(spec *specs.Spec) {
 		spec.Process.Args = args
