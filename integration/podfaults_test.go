@@ -158,6 +158,7 @@ func TestPodMachineDies(t *testing.T) {
 			s.Fatal("a container started in a machine that is no more")
 		}
 		s.Log(err)
+		wantError(s.T, err.Error(), "machine") // and not that the shim has gone
 		if code := p.exited(neighbour); code != 255 {
 			s.Errorf("the other container exited with %d, want 255", code)
 		}
