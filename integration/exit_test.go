@@ -62,7 +62,7 @@ func TestKilled(t *testing.T) {
 // TestKilledEarly sends a signal at once after the start, when the program has no handler for it yet.
 func TestKilledEarly(t *testing.T) {
 	s := begin(t)
-	c := s.create(nil, "sh", "-c", "sleep 0.3; trap 'exit 7' TERM; while :; do sleep 0.1; done")
+	c := s.create(nil, "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.1; done")
 	c.createTask(&tasks.CreateTaskRequest{})
 	c.startTask("")
 	c.kill(unix.SIGTERM)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -188,4 +190,19 @@ func (s *podScope) awaitPath(path string) {
 			s.Fatalf("%s: %v", path, ctx.Err())
 		}
 	}
+}
+
+// TestPodPauseKilled kills the container that a pod begins with. The others live on until the pod is removed, and all goes then.
+func TestPodPauseKilled(t *testing.T) {
+	s := &podScope{limpetOnly(t), harness.HandlerPause}
+	p := s.run(s.podConfig())
+	container := p.sleeper("app")
+	ctx := namespaces.WithNamespace(s.ctx, harness.PodNamespace)
+	_, err := daemon.Tasks.Kill(ctx, &tasks.KillRequest{ContainerID: p.ID, Signal: uint32(unix.SIGKILL)})
+	s.must(err)
+	if exit, err := daemon.Tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: p.ID}); err != nil || exit.ExitStatus != 137 {
+		t.Errorf("the pod ends with %v, %v", exit, err)
+	}
+	p.wantExec("alive", container, "echo", "alive")
+	p.removeTwice()
 }

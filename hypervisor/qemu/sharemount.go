@@ -32,7 +32,7 @@ func (m *machine) AttachMount(share, path string, tree *os.File) error {
 		return unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, "/"+path, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	})
 	if err != nil {
-		return fmt.Errorf("mount on %s in %s of machine %s: %w", path, share, m.plan.config.Name, err)
+		return fmt.Errorf("mount on %s in %s of machine %s: %w", path, share, m.plan.config.Name, plugged.daemon.Explain(err))
 	}
 	return nil
 }

@@ -144,8 +144,8 @@ func (d *Daemon) entries() ([]string, error) {
 		d.StateDir(), d.sockets(), d.temporary(), "/run/netns",
 		filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", d.Namespace),
 		filepath.Join(d.Dir, "root/io.containerd.runtime.v2.task", d.Namespace),
-		filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", podNamespace),
-		filepath.Join(d.Dir, "root/io.containerd.runtime.v2.task", podNamespace),
+		filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", PodNamespace),
+		filepath.Join(d.Dir, "root/io.containerd.runtime.v2.task", PodNamespace),
 	}
 	for _, directory := range []string{"sandboxes", "containers"} { // of CRI
 		directories = append(directories,

@@ -26,8 +26,8 @@ const (
 const (
 	// pauseImage is the image of pause containers.
 	pauseImage = "limpet.test/pause:latest"
-	// podNamespace is the containerd namespace of every CRI. The run's containerd has nobody else's pods.
-	podNamespace = "k8s.io"
+	// PodNamespace is the containerd namespace of every CRI. The run's containerd has nobody else's pods.
+	PodNamespace = "k8s.io"
 	// podPoll is how often it is asked whether CRI serves: nothing tells that.
 	podPoll = 10 * time.Millisecond
 )
@@ -35,9 +35,9 @@ const (
 // podConfigPath is the limpet configuration of pods.
 func (d *Daemon) podConfigPath() string { return filepath.Join(d.Dir, "limpet-pods.toml") }
 
-// writePodConfig writes it. It lets twenty machines boot at once where the processor is emulated and others use it, too.
+// writePodConfig writes it.
 func (d *Daemon) writePodConfig() error {
-	return d.WriteLimpetConfig(d.podConfigPath(), map[string]any{"timeouts": map[string]any{"boot": "90s"}})
+	return d.WriteLimpetConfig(d.podConfigPath(), nil)
 }
 
 // podConfig is the configuration of containerd's CRI: what has well-known paths on the host otherwise, and the handlers.
@@ -71,7 +71,7 @@ func (d *Daemon) podConfig() map[string]any {
 func (d *Daemon) preparePods(ctx context.Context) error {
 	for _, name := range []string{"pause.tar", "busybox.tar"} {
 		path := d.Build.Path(name)
-		if err := d.Ctr(ctx, "--namespace", podNamespace, "image", "import", "--local", path).Err(); err != nil {
+		if err := d.Ctr(ctx, "--namespace", PodNamespace, "image", "import", "--local", path).Err(); err != nil {
 			return fmt.Errorf("import %s: %w", path, err)
 		}
 	}
@@ -175,7 +175,7 @@ func (d *Daemon) PodNamespaces() string {
 
 // PodBundle is the path of the bundle of a pod's container, which is there while it has a task.
 func (d *Daemon) PodBundle(container string) string {
-	return filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", podNamespace, container)
+	return filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", PodNamespace, container)
 }
 
 // Remove stops the pod and removes it with its containers. One that has gone is no error.

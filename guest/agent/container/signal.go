@@ -15,7 +15,7 @@ import (
 // up a program, in which an orderly stop would be lost. So such a signal is kept until there is a handler, for settleTime after the
 // start at most.
 const (
-	settleTime = 2 * time.Second
+	settleTime = 5 * time.Second
 	// settleStep is how often to look. There is no event to wait for.
 	settleStep = 10 * time.Millisecond
 )
