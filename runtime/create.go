@@ -20,9 +20,8 @@ import (
 const (
 	// guestShare is where the agent mounts the sandbox's file share.
 	guestShare = "/run/limpet/share"
-	// rootfsDir is the name of the root directory in a bundle and in a container's part of the share; mountsDir of its mounts.
+	// rootfsDir is the name of the root directory in a bundle and in a container's part of the share.
 	rootfsDir = "rootfs"
-	mountsDir = "mounts"
 )
 
 // guestDir is a container's part of the share as the guest sees it.
@@ -123,14 +122,14 @@ func (c *Container) fillShare(root string) error {
 	}
 	// What is attached below it goes with it.
 	c.undo.push("remove the container's share", func(context.Context) error { return removeTree(dir) })
-	if err := os.Mkdir(filepath.Join(dir, mountsDir), 0o711); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, protocol.MountsDir), 0o711); err != nil {
 		return c.sandbox.dir.failed("make the container's share in", err)
 	}
 	if err := c.share(root, rootfsDir, bindOptions{recursive: true}); err != nil {
 		return fmt.Errorf("share the root file system: %w", err)
 	}
 	for _, bind := range c.plan.Binds {
-		err := c.share(bind.Source, filepath.Join(mountsDir, bind.Name), bindOptions{
+		err := c.share(bind.Source, filepath.Join(protocol.MountsDir, bind.Name), bindOptions{
 			recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
 			idMap: bind.IDMap,
 		})

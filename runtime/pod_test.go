@@ -310,7 +310,7 @@ func TestPodWithFiles(t *testing.T) {
 	w.Sandbox = sandbox
 	w.bundle = writeBundle(t, joined(fmt.Sprintf("/proc/%d/ns/net", sandbox.Pod().PID())))
 	w.create(t, IO{})
-	if text := read(t, filepath.Join(w.dir.share(), "c1", mountsDir, "0")); text != "web\n" {
+	if text := read(t, filepath.Join(w.dir.share(), "c1", protocol.MountsDir, "0")); text != "web\n" {
 		t.Errorf("/etc/hostname has %q", text)
 	}
 	if err := sandbox.Stop(t.Context()); err != nil {

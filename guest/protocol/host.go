@@ -63,9 +63,13 @@ type Stop struct {
 // Prepare makes a container known: its rootfs is mounted and checked before its process is run.
 type Prepare struct {
 	ContainerID string `json:"container_id"`
-	// Rootfs is the path of the container's root directory below the sandbox's file share.
+	// Rootfs is the path of the container's root directory below the sandbox's file share. Beside it is a directory MountsDir, which has
+	// in it what of the host is mounted in the container.
 	Rootfs string `json:"rootfs"`
 }
+
+// MountsDir is the name of the directory beside a container's root directory. See Prepare.
+const MountsDir = "mounts"
 
 // Remove forgets a container whose processes have ended and undoes what Prepare did.
 type Remove struct {

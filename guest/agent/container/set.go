@@ -96,6 +96,14 @@ func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	} else if !info.IsDir() {
 		return fmt.Errorf("prepare container %s: rootfs %s is not a directory: %w", m.ContainerID, rootfs, errdefs.ErrInvalidArgument)
 	}
+	c := &Container{
+		set: s, id: m.ContainerID, dir: filepath.Join(s.Dir, m.ContainerID), rootfs: rootfs,
+		cgroup: cgroup(filepath.Join(s.CgroupRoot, cgroupName(m.ContainerID))),
+		logger: s.Logger.With("container", m.ContainerID), processes: map[uint64]*Process{},
+	}
+	if err := c.mountShared(); err != nil {
+		return fmt.Errorf("prepare container %s: %w", m.ContainerID, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -106,11 +114,7 @@ func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	case len(s.containers) >= maxContainers:
 		return fmt.Errorf("prepare container %s: there are %d already: %w", m.ContainerID, maxContainers, errdefs.ErrResourceExhausted)
 	}
-	s.containers[m.ContainerID] = &Container{
-		set: s, id: m.ContainerID, dir: filepath.Join(s.Dir, m.ContainerID), rootfs: rootfs,
-		cgroup: cgroup(filepath.Join(s.CgroupRoot, cgroupName(m.ContainerID))),
-		logger: s.Logger.With("container", m.ContainerID), processes: map[uint64]*Process{},
-	}
+	s.containers[m.ContainerID] = c
 	return nil
 }
 
