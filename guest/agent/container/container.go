@@ -20,7 +20,8 @@ import (
 type state int
 
 const (
-	prepared state = iota
+	preparing state = iota
+	prepared
 	starting
 	running
 	pausing // pause or resume is under way
@@ -30,7 +31,7 @@ const (
 )
 
 func (s state) String() string {
-	return [...]string{"prepared", "starting", "running", "being paused or resumed", "paused", "stopped", "being removed"}[s]
+	return [...]string{"being prepared", "prepared", "starting", "running", "being paused or resumed", "paused", "stopped", "being removed"}[s]
 }
 
 // maxExited is how many ended execs of a container are remembered, to be answered as ended and not as unknown.
@@ -44,6 +45,8 @@ type Container struct {
 	rootfs string
 	cgroup cgroup
 	logger *slog.Logger
+	// settled is closed when it is prepared, or cannot be.
+	settled chan struct{}
 
 	// Guarded by set.mu.
 	state     state

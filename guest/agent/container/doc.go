@@ -11,6 +11,7 @@
 //	                          | (unknown)      |          +-- paused --------------+
 //	                          +----------------+
 //
+// Prepare takes a moment, in which the container is being prepared: a Remove that comes meanwhile waits.
 // A failed start leaves nothing behind but the prepared container. Exec is for running containers only.
 //
 // # A process

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -88,34 +87,40 @@ func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	if err != nil {
 		return fmt.Errorf("prepare container %s: rootfs: %w", m.ContainerID, err)
 	}
-	if err := s.mount(ctx); err != nil {
-		return fmt.Errorf("prepare container %s: %w", m.ContainerID, &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed})
-	}
-	if info, err := os.Stat(rootfs); err != nil {
-		return fmt.Errorf("prepare container %s: rootfs: %w", m.ContainerID, err)
-	} else if !info.IsDir() {
-		return fmt.Errorf("prepare container %s: rootfs %s is not a directory: %w", m.ContainerID, rootfs, errdefs.ErrInvalidArgument)
-	}
-	c := &Container{
-		set: s, id: m.ContainerID, dir: filepath.Join(s.Dir, m.ContainerID), rootfs: rootfs,
-		cgroup: cgroup(filepath.Join(s.CgroupRoot, cgroupName(m.ContainerID))),
-		logger: s.Logger.With("container", m.ContainerID), processes: map[uint64]*Process{},
-	}
-	if err := c.mountShared(); err != nil {
+	c, err := s.claim(m.ContainerID, rootfs)
+	if err != nil {
 		return fmt.Errorf("prepare container %s: %w", m.ContainerID, err)
 	}
+	defer close(c.settled)
+	err = c.prepare(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.containers, c.id)
+		return fmt.Errorf("prepare container %s: %w", c.id, err)
+	}
+	c.state = prepared
+	return nil
+}
+
+// claim takes a container's id.
+func (s *Set) claim(id, rootfs string) (*Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.stopping:
-		return errStopping
-	case s.containers[m.ContainerID] != nil:
-		return fmt.Errorf("prepare container %s: %w", m.ContainerID, errdefs.ErrAlreadyExists)
+		return nil, errStopping
+	case s.containers[id] != nil:
+		return nil, errdefs.ErrAlreadyExists
 	case len(s.containers) >= maxContainers:
-		return fmt.Errorf("prepare container %s: there are %d already: %w", m.ContainerID, maxContainers, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("there are %d already: %w", maxContainers, errdefs.ErrResourceExhausted)
 	}
-	s.containers[m.ContainerID] = c
-	return nil
+	c := &Container{
+		set: s, id: id, dir: filepath.Join(s.Dir, id), rootfs: rootfs, cgroup: cgroup(filepath.Join(s.CgroupRoot, cgroupName(id))),
+		logger: s.Logger.With("container", id), settled: make(chan struct{}), processes: map[uint64]*Process{},
+	}
+	s.containers[id] = c
+	return c, nil
 }
 
 func (s *Set) mount(ctx context.Context) error {
@@ -151,6 +156,10 @@ func (s *Set) Exec(ctx context.Context, m protocol.Exec) (*Process, error) {
 func (s *Set) Remove(m protocol.Remove) error {
 	c, err := s.container(m.ContainerID)
 	if err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	<-c.settled // the host may give up a preparation that goes on
+	if c, err = s.container(m.ContainerID); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
 	return c.remove()

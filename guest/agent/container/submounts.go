@@ -1,12 +1,14 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -15,7 +17,7 @@ import (
 // What the host mounts in its file share is a mount of its own in the guest, which the kernel makes when somebody first goes there, in
 // the mount namespace of who does, and a file system of its own, which ends with its last mount. The kernel (Linux 6.12,
 // virtio_kill_sb) does not wait then for what it still reads in advance for a process that was killed: when the answer comes it uses
-// memory that it has given away, and no file of the share can be read any more. So the agent has these mounts in its own namespace,
+// memory that it has given away, and no file of the share is read any more. So the agent has these mounts in its own namespace,
 // from before a container's start, and takes them away when all that was asked of them has been answered.
 
 // submounts are the paths of the container's part of the share that the host mounts something on.
@@ -30,6 +32,19 @@ func (c *Container) submounts() ([]string, error) {
 		paths = append(paths, filepath.Join(dir, entry.Name()))
 	}
 	return paths, nil
+}
+
+// prepare checks what the host has put into the share for the container, and mounts it.
+func (c *Container) prepare(ctx context.Context) error {
+	if err := c.set.mount(ctx); err != nil {
+		return &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed}
+	}
+	if info, err := os.Stat(c.rootfs); err != nil {
+		return fmt.Errorf("rootfs: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("rootfs %s is not a directory: %w", c.rootfs, errdefs.ErrInvalidArgument)
+	}
+	return c.mountShared()
 }
 
 // mountShared has the kernel make the mounts.
