@@ -167,22 +167,28 @@ func closeTaps(nics []hypervisor.NIC) {
 
 // setUp has the agent, which is ready, set up what is the pod's in the guest: its network and its namespaces.
 func (p *Pod) setUp(ctx context.Context, times *trace) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer times.stage("network")()
 		if p.network.Empty() {
 			return nil
 		}
-		if _, err := p.sandbox.call(ctx, connectTimeout, p.network.Message); err != nil {
+		if _, err := p.sandbox.call(groupCtx, connectTimeout, p.network.Message); err != nil {
 			return fmt.Errorf("set up the pod's network in the guest: %w", err)
 		}
 		return nil
 	})
 	group.Go(func() error {
 		defer times.stage("namespaces")()
-		return p.makeNamespaces(ctx)
+		return p.makeNamespaces(groupCtx)
 	})
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if p.link != nil {
+		p.sandbox.forwardPorts(ctx, p.link)
+	}
+	return nil
 }
 
 // makeNamespaces makes what the pod's containers share. A pod without a host name has the host's, as its containers are told by CRI.
@@ -195,9 +201,6 @@ func (p *Pod) makeNamespaces(ctx context.Context) (err error) {
 	}
 	if _, err := p.sandbox.call(ctx, namespacesTimeout, message); err != nil {
 		return fmt.Errorf("make the pod's namespaces in the guest: %w", err)
-	}
-	if p.link != nil {
-		p.sandbox.forwardPorts(ctx, p.link)
 	}
 	return nil
 }

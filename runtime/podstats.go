@@ -45,11 +45,11 @@ func sumStats(parts []Stats, past Stats, now time.Time) Stats {
 		if i == 0 {
 			total.MemoryLimit, total.PidsLimit = 0, 0
 		}
-		total.MemoryUsage = sum(total.MemoryUsage, part.MemoryUsage)
-		total.MemoryPeak = sum(total.MemoryPeak, part.MemoryPeak)
-		total.MemoryLimit = sum(total.MemoryLimit, part.MemoryLimit)
-		total.Pids = sum(total.Pids, part.Pids)
-		total.PidsLimit = sum(total.PidsLimit, part.PidsLimit)
+		total.MemoryUsage = SumCounters(total.MemoryUsage, part.MemoryUsage)
+		total.MemoryPeak = SumCounters(total.MemoryPeak, part.MemoryPeak)
+		total.MemoryLimit = SumCounters(total.MemoryLimit, part.MemoryLimit)
+		total.Pids = SumCounters(total.Pids, part.Pids)
+		total.PidsLimit = SumCounters(total.PidsLimit, part.PidsLimit)
 		total.Memory.add(part.Memory)
 		total.addPast(part)
 	}
@@ -80,12 +80,12 @@ func (s *Stats) addIO(device IOStats) {
 
 func (c Counters) add(others Counters) {
 	for name, value := range others {
-		c[name] = sum(c[name], value)
+		c[name] = SumCounters(c[name], value)
 	}
 }
 
-// sum adds, up to the largest number there is: the guest's numbers may be anything.
-func sum(a, b uint64) uint64 {
+// SumCounters adds, up to the largest number there is: the guest's numbers may be anything.
+func SumCounters(a, b uint64) uint64 {
 	if a > math.MaxUint64-b {
 		return math.MaxUint64
 	}

@@ -38,8 +38,8 @@ func metricsV2(stats runtime.Stats) *v2.Metrics {
 			InactiveFile: memory["inactive_file"], ActiveFile: memory["active_file"], Unevictable: memory["unevictable"],
 			SlabReclaimable: memory["slab_reclaimable"], SlabUnreclaimable: memory["slab_unreclaimable"],
 			Pgfault: memory["pgfault"], Pgmajfault: memory["pgmajfault"],
-			WorkingsetRefault:     sum(memory["workingset_refault_anon"], memory["workingset_refault_file"]),
-			WorkingsetActivate:    sum(memory["workingset_activate_anon"], memory["workingset_activate_file"]),
+			WorkingsetRefault:     runtime.SumCounters(memory["workingset_refault_anon"], memory["workingset_refault_file"]),
+			WorkingsetActivate:    runtime.SumCounters(memory["workingset_activate_anon"], memory["workingset_activate_file"]),
 			WorkingsetNodereclaim: memory["workingset_nodereclaim"],
 			Pgrefill:              memory["pgrefill"], Pgscan: memory["pgscan"], Pgsteal: memory["pgsteal"], Pgactivate: memory["pgactivate"],
 			Pgdeactivate: memory["pgdeactivate"], Pglazyfree: memory["pglazyfree"], Pglazyfreed: memory["pglazyfreed"],
@@ -123,12 +123,4 @@ func nanos(micros uint64) uint64 {
 		return math.MaxUint64
 	}
 	return micros * 1000
-}
-
-// sum adds two numbers, up to the largest there is.
-func sum(a, b uint64) uint64 {
-	if a > math.MaxUint64-b {
-		return math.MaxUint64
-	}
-	return a + b
 }

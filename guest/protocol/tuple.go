@@ -1,6 +1,9 @@
 package protocol
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -12,6 +15,15 @@ type tuple interface{ tuple() }
 type Pair struct {
 	Name  string
 	Value string
+}
+
+// Pairs lists what a map has, in the order of the names.
+func Pairs(values map[string]string) []Pair {
+	var pairs []Pair
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		pairs = append(pairs, Pair{Name: name, Value: values[name]})
+	}
+	return pairs
 }
 
 // Share is a file share of the machine and where a container sees it, in JSON an array of two strings and a bool.

@@ -52,7 +52,7 @@ func NewHostPlan(state State, sysctls map[string]string) (Plan, error) {
 				{Interface: card.Interface, Destination: subnet},
 				{Interface: card.Interface, Destination: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: &gateway},
 			},
-			Sysctls: pairs(sysctls),
+			Sysctls: protocol.Pairs(sysctls),
 		},
 	}, nil
 }

@@ -2,10 +2,8 @@ package network
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -76,17 +74,8 @@ func NewPlan(state State, sysctls map[string]string) (Plan, error) {
 		return Plan{}, err
 	}
 	plan.neighbors(state.Neighbors, names)
-	plan.Message.Sysctls = pairs(sysctls)
+	plan.Message.Sysctls = protocol.Pairs(sysctls)
 	return plan, nil
-}
-
-// pairs sorts sysctls by name.
-func pairs(sysctls map[string]string) []protocol.Pair {
-	var pairs []protocol.Pair
-	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
-		pairs = append(pairs, protocol.Pair{Name: name, Value: sysctls[name]})
-	}
-	return pairs
 }
 
 // Empty tells whether there is nothing to do.

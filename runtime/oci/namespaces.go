@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -119,11 +118,10 @@ func (p *Pod) hostNamespaces(pid, ipc bool) error {
 
 // Message is what the guest is told of the pod's namespaces.
 func (p *Pod) Message() protocol.Pod {
-	m := protocol.Pod{Hostname: p.Hostname, UIDMappings: mappings(p.UIDMappings), GIDMappings: mappings(p.GIDMappings)}
-	for _, name := range slices.Sorted(maps.Keys(p.Sysctls)) {
-		m.Sysctls = append(m.Sysctls, protocol.Pair{Name: name, Value: p.Sysctls[name]})
+	return protocol.Pod{
+		Hostname: p.Hostname, Sysctls: protocol.Pairs(p.Sysctls),
+		UIDMappings: mappings(p.UIDMappings), GIDMappings: mappings(p.GIDMappings),
 	}
-	return m
 }
 
 func mappings(given []specs.LinuxIDMapping) []protocol.IDMapping {
