@@ -153,9 +153,12 @@ func (c container) deleteTask() uint32 {
 }
 
 // record starts a recording of events that ends with the test.
-func (s *scope) record() *harness.Recorder {
+func (s *scope) record() *harness.Recorder { return s.recordOf(daemon.Client) }
+
+// recordOf starts a recording of the events of a client's namespace. It ends with the test.
+func (s *scope) recordOf(client *harness.Client) *harness.Recorder {
 	s.Helper()
-	recorder, err := daemon.Record(s.ctx)
+	recorder, err := client.Record(s.ctx)
 	s.must(err)
 	s.Cleanup(recorder.Close)
 	return recorder

@@ -86,6 +86,13 @@ func (c *Client) Context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, c.namespace)
 }
 
+// In returns the client in another namespace, over the same connection, which stays c's to close.
+func (c *Client) In(namespace string) *Client {
+	other := *c
+	other.namespace = namespace
+	return &other
+}
+
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
