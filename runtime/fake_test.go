@@ -162,14 +162,34 @@ func (g *fakeGuest) OpenStream(_ context.Context, token protocol.Token) (net.Con
 
 // DialPort connects to somebody who says which port it is.
 func (g *fakeGuest) DialPort(_ context.Context, port uint16) (protocol.HalfCloser, error) {
+	return sayer(fmt.Sprintf("port %d", port)), nil
+}
+
+// DialUnix connects to somebody who says which socket it is.
+func (g *fakeGuest) DialUnix(_ context.Context, path string) (protocol.HalfCloser, error) {
+	return sayer("socket " + path), nil
+}
+
+// Dial connects to somebody who says which port it is.
+func (g *fakeGuest) Dial(_ context.Context, port uint32) (net.Conn, error) {
+	host, guest := net.Pipe()
+	go func() {
+		fmt.Fprintf(guest, "vsock port %d", port)
+		_ = guest.Close()
+	}()
+	return host, nil
+}
+
+// sayer says something, then only listens.
+func sayer(text string) protocol.HalfCloser {
 	host, guest := net.Pipe()
 	go func() {
 		duplex := protocol.NewDuplex(guest, guest)
-		fmt.Fprintf(duplex, "port %d", port)
+		_, _ = io.WriteString(duplex, text)
 		_ = duplex.CloseWrite()
 		_, _ = io.Copy(io.Discard, duplex)
 	}()
-	return protocol.NewDuplex(host, host), nil
+	return protocol.NewDuplex(host, host)
 }
 
 // OpenListeners tells of the port in listening, if it is not 0.

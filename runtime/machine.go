@@ -31,6 +31,8 @@ type Guest interface {
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
 	OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error)
 	DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error)
+	DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error)
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
 	Done() <-chan struct{}
 	Close() error

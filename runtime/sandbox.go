@@ -151,6 +151,9 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		}
 		return err
 	}
+	if err := s.openDoors(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	err = s.life.move(sandboxRunning)
 	s.mu.Unlock()

@@ -281,7 +281,23 @@ func TestOpenStream(t *testing.T) {
 	})
 }
 
-func TestDialPort(t *testing.T) {
+func TestDialDuplex(t *testing.T) {
+	for _, test := range []struct {
+		preamble protocol.Preamble
+		dial     func(ctx context.Context, s *Session) (protocol.HalfCloser, error)
+	}{
+		{protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}, func(ctx context.Context, s *Session) (protocol.HalfCloser, error) {
+			return s.DialPort(ctx, 8080)
+		}},
+		{protocol.Preamble{Kind: protocol.StreamUnix, Path: "/socket"}, func(ctx context.Context, s *Session) (protocol.HalfCloser, error) {
+			return s.DialUnix(ctx, "/socket")
+		}},
+	} {
+		testDialDuplex(t, test.preamble, test.dial)
+	}
+}
+
+func testDialDuplex(t *testing.T, preamble protocol.Preamble, dial func(context.Context, *Session) (protocol.HalfCloser, error)) {
 	inWorld(t, func(t *testing.T, w *world) {
 		// answer takes the host's next connection, wants a preamble, and answers.
 		answer := func(want protocol.Preamble, status error) net.Conn {
@@ -294,7 +310,7 @@ func TestDialPort(t *testing.T) {
 			return guest
 		}
 		serve := func(status error) {
-			out := answer(protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}, nil)
+			out := answer(preamble, nil)
 			defer out.Close()
 			var token protocol.Token
 			if _, err := io.ReadFull(out, token[:]); err != nil {
@@ -309,7 +325,7 @@ func TestDialPort(t *testing.T) {
 			}
 		}
 		go serve(nil)
-		stream, err := w.DialPort(t.Context(), 8080)
+		stream, err := dial(t.Context(), w.Session)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,12 +339,12 @@ func TestDialPort(t *testing.T) {
 			t.Errorf("read %q, %v", got, err)
 		}
 		_ = stream.Close()
-		go answer(protocol.Preamble{Kind: protocol.StreamTCP, Port: 8080}, errors.New("connection refused"))
-		if _, err := w.DialPort(t.Context(), 8080); !errors.Is(err, protocol.ErrStreamRefused) {
+		go answer(preamble, errors.New("connection refused"))
+		if _, err := dial(t.Context(), w.Session); !errors.Is(err, protocol.ErrStreamRefused) {
 			t.Errorf("nobody listens: %v", err)
 		}
 		go serve(errors.New("no more"))
-		if _, err := w.DialPort(t.Context(), 8080); !errors.Is(err, protocol.ErrStreamRefused) {
+		if _, err := dial(t.Context(), w.Session); !errors.Is(err, protocol.ErrStreamRefused) {
 			t.Errorf("the other half is refused: %v", err)
 		}
 	})

@@ -21,7 +21,25 @@ func (s *Session) OpenStream(ctx context.Context, token protocol.Token) (net.Con
 
 // DialPort connects to a TCP port of the guest's loopback. The stream is the caller's. protocol.ErrStreamRefused: nobody listens.
 func (s *Session) DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
-	in, err := s.openStream(ctx, protocol.Preamble{Kind: protocol.StreamTCP, Port: port})
+	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamTCP, Port: port})
+}
+
+// DialUnix connects to a unix socket in the guest. The stream is the caller's. protocol.ErrStreamRefused: nobody listens.
+func (s *Session) DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error) {
+	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamUnix, Path: path})
+}
+
+// Dial connects to a port of the guest's vsock. The connection is the caller's. It is not for what sends much both ways at once, or
+// ends one direction before the other: not every backend of vsock can.
+func (s *Session) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	return s.transport.Dial(ctx, port)
+}
+
+// openDuplex opens a stream both of whose directions carry data.
+func (s *Session) openDuplex(ctx context.Context, preamble protocol.Preamble) (protocol.HalfCloser, error) {
+	in, err := s.openStream(ctx, preamble)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +65,7 @@ func (s *Session) OpenListeners(ctx context.Context) (io.ReadCloser, error) {
 func (s *Session) openStream(ctx context.Context, preamble protocol.Preamble) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	conn, err := s.transport.Dial(ctx, protocol.StreamPort)
+	conn, err := s.Dial(ctx, protocol.StreamPort)
 	if err != nil {
 		return nil, fmt.Errorf("open stream of the guest: %w", err)
 	}

@@ -1,0 +1,52 @@
+package runtime
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/runtime/door"
+)
+
+// The doors of a sandbox, in its state directory: how a process of this host reaches it. They are open from when the sandbox runs until it
+// is stopped or its machine has ended.
+const (
+	// agentDoor has a connection with the agent behind it, for machine requests.
+	agentDoor = "agent.sock"
+)
+
+// openDoors opens all doors.
+func (s *Sandbox) openDoors() error {
+	return s.openDoor("unix", agentDoor, s.serveRequests)
+}
+
+// openDoor opens one of them. See door.Open.
+func (s *Sandbox) openDoor(network, name string, serve func(ctx context.Context, visitor *net.UnixConn)) error {
+	d, err := door.Open(network, filepath.Join(s.dir.path, name), s.log, serve)
+	if err != nil {
+		return err
+	}
+	s.undo.push("close the door "+name, func(context.Context) error {
+		d.Close()
+		return nil
+	})
+	go func() { // not every backend of vsock ends its connections with the machine
+		<-s.lost
+		d.Close()
+	}()
+	return nil
+}
+
+// serveRequests joins a visitor to the agent's service for machine requests.
+func (s *Sandbox) serveRequests(ctx context.Context, visitor *net.UnixConn) {
+	agent, err := s.guest.DialUnix(ctx, protocol.RequestSocket)
+	if err != nil {
+		s.log.Warn("the agent's service for requests is not to be reached", "error", err)
+		return
+	}
+	defer agent.Close()
+	if err := protocol.Join(visitor, agent); err != nil {
+		s.log.Debug("connection with the agent's service for requests reset", "error", err)
+	}
+}

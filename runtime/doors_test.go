@@ -1,0 +1,36 @@
+package runtime
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// TestDoors reaches a sandbox by its doors, until its machine has ended.
+func TestDoors(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(w.dir.path, agentDoor)
+	visitor, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer visitor.Close()
+	if said, err := io.ReadAll(visitor); string(said) != "socket "+protocol.RequestSocket || err != nil {
+		t.Errorf("behind the door: %q, %v", said, err)
+	}
+	w.fakeMachine.end(nil)
+	for err == nil { // the door hangs up
+		_, err = visitor.Write([]byte{0})
+	}
+	if err := w.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := net.Dial("unix", path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the door after the sandbox's end: %v", err)
+	}
+}
