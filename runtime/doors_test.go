@@ -13,7 +13,7 @@ import (
 
 // TestDoors reaches a sandbox by its doors, until its machine has ended.
 func TestDoors(t *testing.T) {
-	w := newWorld(t)
+	w := newTestSandbox(t)
 	path := filepath.Join(w.dir.path, agentDoor)
 	visitor, err := net.Dial("unix", path)
 	if err != nil {
