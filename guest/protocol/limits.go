@@ -27,6 +27,8 @@ const (
 	MaxCalls = 1024
 	// FileChunk is the most bytes in one file_write or file_write_chunk: their base64 stays far below MaxPayload.
 	FileChunk = 1 << 20
+	// MaxFile is the most bytes in a file that is uploaded or downloaded by machine requests.
+	MaxFile = 4 << 30
 )
 
 // Deadlines. They are generous for a guest that is emulated, and short for a person who waits.
