@@ -7,6 +7,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/runtime/door"
+	"github.com/limpet-run/limpet/runtime/streamsidecar"
 )
 
 // The doors of a sandbox, in its state directory: how a process of this host reaches it. They are open from when the sandbox runs until it
@@ -14,11 +15,16 @@ import (
 const (
 	// agentDoor has a connection with the agent behind it, for machine requests.
 	agentDoor = "agent.sock"
+	// streamDoor has byte streams of the guest behind it: a connection begins with protocol.Preamble.
+	streamDoor = "stream.sock"
 )
 
 // openDoors opens all doors.
 func (s *Sandbox) openDoors() error {
-	return s.openDoor("unix", agentDoor, s.serveRequests)
+	if err := s.openDoor("unix", agentDoor, s.serveRequests); err != nil {
+		return err
+	}
+	return s.openDoor("unix", streamDoor, s.serveStream)
 }
 
 // openDoor opens one of them. See door.Open.
@@ -46,7 +52,15 @@ func (s *Sandbox) serveRequests(ctx context.Context, visitor *net.UnixConn) {
 		return
 	}
 	defer agent.Close()
+	defer context.AfterFunc(ctx, func() { _ = agent.Close() })() // who writes to it may have to wait for its reader
 	if err := protocol.Join(visitor, agent); err != nil {
 		s.log.Debug("connection with the agent's service for requests reset", "error", err)
+	}
+}
+
+// serveStream joins a visitor to the byte stream that he asks for.
+func (s *Sandbox) serveStream(ctx context.Context, visitor *net.UnixConn) {
+	if err := streamsidecar.OfGuest(s.guest).Serve(ctx, visitor); err != nil {
+		s.log.Debug("byte stream of a visitor reset", "error", err)
 	}
 }

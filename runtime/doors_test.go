@@ -23,6 +23,20 @@ func TestDoors(t *testing.T) {
 	if said, err := io.ReadAll(visitor); string(said) != "socket "+protocol.RequestSocket || err != nil {
 		t.Errorf("behind the door: %q, %v", said, err)
 	}
+	stream, err := net.Dial("unix", filepath.Join(w.dir.path, streamDoor))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if err := protocol.WritePreamble(stream, protocol.Preamble{Kind: protocol.StreamTCP, Port: 80}); err != nil {
+		t.Fatal(err)
+	}
+	if err := protocol.ReadStatus(stream); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(stream); string(said) != "port 80" || err != nil {
+		t.Errorf("behind the door of streams: %q, %v", said, err)
+	}
 	w.fakeMachine.end(nil)
 	for err == nil { // the door hangs up
 		_, err = visitor.Write([]byte{0})
