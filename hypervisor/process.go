@@ -18,24 +18,39 @@ type Process struct {
 
 // NewProcess describes the process that has the pid now.
 func NewProcess(name string, pid int) (Process, error) {
-	path := fmt.Sprintf("/proc/%d/stat", pid)
-	stat, err := os.ReadFile(path)
+	_, start, err := readStat(pid)
 	if err != nil {
 		return Process{}, fmt.Errorf("read the start time of %s: %w", name, err)
-	}
-	start, err := parseStartTime(string(stat))
-	if err != nil {
-		return Process{}, fmt.Errorf("read the start time of %s from %s: %w", name, path, err)
 	}
 	return Process{Name: name, PID: pid, StartTime: start}, nil
 }
 
-// parseStartTime takes field 22 from a /proc/PID/stat. Field 2 is the program's name in parentheses and may contain anything.
-func parseStartTime(stat string) (uint64, error) {
+// Lives tells whether the process is still there. One that has ended, and that nobody has waited for yet, is not.
+func (p Process) Lives() bool {
+	state, start, err := readStat(p.PID)
+	return err == nil && start == p.StartTime && state != "Z"
+}
+
+func readStat(pid int) (state string, start uint64, err error) {
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		return "", 0, err
+	}
+	if state, start, err = parseStat(string(stat)); err != nil {
+		return "", 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return state, start, nil
+}
+
+// parseStat takes the fields 3, a letter, and 22 from a /proc/PID/stat. Field 2 is the program's name in parentheses and may contain
+// anything.
+func parseStat(stat string) (state string, start uint64, err error) {
 	const fieldsFromName = 22 - 2
 	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
 	if len(fields) < fieldsFromName {
-		return 0, fmt.Errorf("%d fields after the program's name, not %d", len(fields), fieldsFromName)
+		return "", 0, fmt.Errorf("%d fields after the program's name, not %d", len(fields), fieldsFromName)
 	}
-	return strconv.ParseUint(fields[fieldsFromName-1], 10, 64)
+	start, err = strconv.ParseUint(fields[fieldsFromName-1], 10, 64)
+	return fields[0], start, err
 }

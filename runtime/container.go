@@ -82,8 +82,9 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 		return nil, err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.life.mustMove(containerActive)
+	c.mu.Unlock()
+	c.note()
 	go c.followAnchor()
 	return c, nil
 }
@@ -241,10 +242,12 @@ func (c *Container) change(ctx context.Context, what string, message protocol.Ho
 		return fmt.Errorf("%s container %s: %w", what, c.id, err)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.life.move(to); err != nil {
+	err := c.life.move(to)
+	c.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("%s container %s: it %w", what, c.id, err)
 	}
+	c.note()
 	return nil
 }
 

@@ -32,7 +32,7 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	times := newTrace()
 	dir := c.sandbox.dir
 	if err := dir.updateContainer(c.id, func(record *containerRecord) {
-		record.Bundle = c.bundle
+		record.Bundle, record.Created = c.bundle, times.began
 		if len(rootfs) > 0 {
 			record.Rootfs = filepath.Join(c.bundle, rootfsDir)
 		}

@@ -38,6 +38,7 @@ func (p *Process) endUnstarted(status ExitStatus) bool {
 	}
 	p.container.mu.Unlock()
 	if created {
+		p.noteInit()
 		p.streams.close()
 	}
 	return created
@@ -83,19 +84,29 @@ func (p *Process) finish(status ExitStatus) {
 		p.container.endAnchor()
 	}
 	p.container.mu.Lock()
-	defer p.container.mu.Unlock()
-	if p.life.state != processRunning {
-		return // it did not start
+	started := p.life.state == processRunning
+	if started {
+		p.setStopped(status)
 	}
-	p.stop(status)
+	p.container.mu.Unlock()
+	if !started {
+		return
+	}
+	p.noteInit()
+	close(p.exited)
 	p.container.log.Info("process ended", "exec", p.id, "code", status.Code, "reason", status.Reason, "oom", status.OOM)
 }
 
 // stop ends the process with that status. The caller holds the container's lock.
 func (p *Process) stop(status ExitStatus) {
+	p.setStopped(status)
+	close(p.exited)
+}
+
+// setStopped is stop, but that nobody is told yet. The caller holds the container's lock, and then closes exited.
+func (p *Process) setStopped(status ExitStatus) {
 	p.life.mustMove(processStopped)
 	p.exit = status
-	close(p.exited)
 }
 
 // finishExecs waits for the ends of the execs that were started. Init's end killed them; of those of which the agent says

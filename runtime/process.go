@@ -123,7 +123,9 @@ func (p *Process) Start(ctx context.Context) error {
 	}
 	times := newTrace()
 	err = p.run(ctx, size, times)
-	if err = p.settle(err); err != nil {
+	err = p.settle(err)
+	p.noteInit()
+	if err != nil {
 		p.streams.close()
 		return fmt.Errorf("start %s: %w", p, err)
 	}
@@ -217,6 +219,13 @@ func (p *Process) killUnwanted(ctx context.Context) {
 	_, err := p.container.sandbox.call(ctx, callTimeout, protocol.Signal{RequestID: p.request, Signal: int32(unix.SIGKILL)})
 	if err != nil && !errdefs.IsNotFound(err) && !p.container.sandbox.isLost() {
 		p.container.log.Warn("a process whose start failed may run on", "exec", p.id, "error", err)
+	}
+}
+
+// noteInit writes down what has become of the container's init, if it is that.
+func (p *Process) noteInit() {
+	if p.isInit() {
+		p.container.note()
 	}
 }
 
@@ -329,18 +338,21 @@ func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
 func (p *Process) Status() Status {
 	p.container.mu.Lock()
 	defer p.container.mu.Unlock()
-	status := Status{PID: p.PID(), Exit: p.exit, Terminal: p.spec.Terminal}
+	return Status{State: p.state(), PID: p.PID(), Exit: p.exit, Terminal: p.spec.Terminal}
+}
+
+// state is where the process is in its life. The caller holds the container's lock.
+func (p *Process) state() State {
 	switch {
 	case p.life.in(processStopped, processDeleted):
-		status.State = StateStopped
+		return StateStopped
 	case p.life.in(processCreated, processStarting):
-		status.State = StateCreated
+		return StateCreated
 	case p.container.life.state == containerPaused:
-		status.State = StatePaused
+		return StatePaused
 	default:
-		status.State = StateRunning
+		return StateRunning
 	}
-	return status
 }
 
 // Delete forgets an exec that has ended or was never started, and returns how it ended. While it runs it is an

@@ -60,6 +60,12 @@ func (s *Sandbox) wanted() size {
 
 // resize brings the machine to a size. Processors that run are kept. Who calls it has the turn.
 func (s *Sandbox) resize(ctx context.Context, want size) error {
+	before := s.size
+	defer func() {
+		if s.size != before {
+			s.note(func(record *record) { record.Size = s.frame.record(s.size) })
+		}
+	}()
 	if want.addedMemory != s.size.addedMemory {
 		grows := want.addedMemory > s.size.addedMemory
 		if err := s.machine.ResizeMemory(ctx, want.addedMemory); err != nil {

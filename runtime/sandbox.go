@@ -123,8 +123,11 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	}
 	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
-	first := record{Namespace: s.namespace, ID: s.id, Containers: map[string]containerRecord{}, Began: s.began}
-	s.dir, err = createStateDir(ctx, configuration.StateDir, first, options.Bundle)
+	first := record{
+		Namespace: s.namespace, ID: s.id, Bundle: options.Bundle, Size: s.frame.record(s.size), Containers: map[string]containerRecord{},
+		Began: s.began,
+	}
+	s.dir, err = createStateDir(ctx, configuration.StateDir, first)
 	if err != nil {
 		return err
 	}

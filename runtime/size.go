@@ -125,6 +125,9 @@ func newFrame(vm config.VM, floor demand, hostCPUs, hostMemory int) frame {
 	return f
 }
 
+// record is what is remembered of a size.
+func (f frame) record(s size) sizeRecord { return sizeRecord{s.vcpus, f.memory + s.addedMemory} }
+
 // wholeCPUs rounds up to processors.
 func wholeCPUs(milliCPUs uint64) int { return int((milliCPUs + 999) / 1000) }
 

@@ -37,7 +37,10 @@ const (
 type record struct {
 	Namespace  string                     `json:"namespace"`
 	ID         string                     `json:"id"`
+	Bundle     string                     `json:"bundle"` // has the link to the state directory
+	Holder     hypervisor.Process         `json:"holder"` // the process with the lock
 	Machine    []hypervisor.Process       `json:"machine"`
+	Size       sizeRecord                 `json:"size"`
 	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
 	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`
@@ -54,7 +57,20 @@ type containerRecord struct {
 	Anchor *hypervisor.Process `json:"anchor,omitempty"`
 	// Network is set before anything is done to a namespace that others own.
 	Network *networkRecord `json:"network,omitempty"`
+	// State and Exit are those of its init, for who asks from outside. Empty: it is being created.
+	State   State       `json:"state,omitempty"`
+	Exit    *ExitRecord `json:"exit,omitempty"`
+	Created time.Time   `json:"created"`
 }
+
+// sizeRecord is how large the machine is.
+type sizeRecord struct {
+	VCPUs     int `json:"vcpus"`
+	MemoryMiB int `json:"memory_mib"`
+}
+
+// errRemoved is what who writes to a state directory gets once it is being removed.
+var errRemoved = fmt.Errorf("the sandbox's state directory is being removed: %w", errdefs.ErrFailedPrecondition)
 
 // stateDir is a sandbox's directory on the host. Its lock is held as long as the sandbox's shim lives, so that a directory
 // that nobody holds is known to be left over.
@@ -62,8 +78,9 @@ type stateDir struct {
 	path string
 	lock *os.File
 
-	mu     sync.Mutex
-	record record
+	mu      sync.Mutex
+	record  record
+	removed bool // or about to be: nothing is written any more
 }
 
 // statePath is the directory of a sandbox: a short name, because unix sockets lie below it and their paths are limited.
@@ -72,10 +89,13 @@ func statePath(root, namespace, id string) string {
 	return filepath.Join(root, hex.EncodeToString(sum[:8]))
 }
 
-// createStateDir makes a sandbox's directory with the first record, and a link to it in the bundle. One that is left over of a shim
+// createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle. One that is left over of a shim
 // that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
-func createStateDir(ctx context.Context, root string, first record, bundle string) (_ *stateDir, err error) {
+func createStateDir(ctx context.Context, root string, first record) (_ *stateDir, err error) {
 	dir := &stateDir{path: statePath(root, first.Namespace, first.ID), record: first}
+	if dir.record.Holder, err = hypervisor.NewProcess(filepath.Base(os.Args[0]), os.Getpid()); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, dir.failed("make", err)
 	}
@@ -107,7 +127,7 @@ func createStateDir(ctx context.Context, root string, first record, bundle strin
 	if err := dir.update(func(*record) {}); err != nil {
 		return nil, err
 	}
-	link := filepath.Join(bundle, stateLink)
+	link := filepath.Join(first.Bundle, stateLink)
 	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, dir.failed("link to", err)
 	}
@@ -153,6 +173,9 @@ func (d *stateDir) vsock() string { return filepath.Join(d.path, vsockDir) }
 func (d *stateDir) update(change func(*record)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.removed {
+		return errRemoved
+	}
 	next := d.record
 	next.Containers = maps.Clone(d.record.Containers)
 	change(&next)
@@ -194,6 +217,9 @@ func (d *stateDir) updatePod(change func(*podRecord)) error {
 
 // remove takes the directory away, with every mount below it, and gives up its lock.
 func (d *stateDir) remove(context.Context) error {
+	d.mu.Lock()
+	d.removed = true
+	d.mu.Unlock()
 	if err := removeTree(d.path); err != nil {
 		return err
 	}
