@@ -72,6 +72,9 @@ func cleanupState(ctx context.Context, path string) error {
 			errs = append(errs, detachBelow(container.Rootfs))
 		}
 	}
+	if left.Bridge != nil {
+		errs = append(errs, left.Bridge.Remove(ctx))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -157,3 +157,15 @@ func TestCleanupWhileTheShimLives(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCleanupOfNetwork removes the network that was made for a sandbox whose holder is gone.
+func TestCleanupOfNetwork(t *testing.T) {
+	w, bundle, _ := abandonSandbox(t)
+	calls := makeTestNetwork(t, w.Sandbox)
+	if err := Cleanup(t.Context(), bundle); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(calls); err != nil || string(text) != "ADD\nDEL\n" {
+		t.Errorf("the plugin was asked for %q, %v", text, err)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/bridge"
 )
 
 const (
@@ -31,6 +32,7 @@ const (
 	vsockDir   = "vsock"
 	podDir     = "pod"   // empty: the root of the pod's anchor
 	filesDir   = "files" // of the pod
+	netnsFile  = "netns" // of MakeNetwork
 )
 
 // record is what the state directory remembers of a sandbox: enough to end it without its shim.
@@ -44,6 +46,8 @@ type record struct {
 	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
 	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`
+	// Bridge is the network that MakeNetwork made, set before anything is done.
+	Bridge *bridge.Network `json:"bridge,omitempty"`
 	// Began and Parts are the sandbox's trace, see Trace.
 	Began time.Time   `json:"began"`
 	Parts []TracePart `json:"parts"`

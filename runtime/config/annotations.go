@@ -15,6 +15,10 @@ const (
 	AnnotationVCPUs = "io.limpet.vcpus"
 	// AnnotationMemory replaces vm.memory_mib; its value is in MiB.
 	AnnotationMemory = "io.limpet.memory"
+	// AnnotationEgressHosts replaces egress.hosts, with commas between them, and restricts egress.
+	AnnotationEgressHosts = "io.limpet.egress.hosts"
+	// AnnotationEgressCIDRs replaces egress.cidrs, with commas between them, and restricts egress.
+	AnnotationEgressCIDRs = "io.limpet.egress.cidrs"
 
 	annotationPrefix = "io.limpet."
 )
@@ -33,23 +37,47 @@ func (c Config) WithAnnotations(annotations map[string]string) (Config, error) {
 	return c, nil
 }
 
-func (c *Config) annotate(name, value string) error {
-	var target *int
-	switch name {
-	case AnnotationVCPUs:
-		target = &c.VM.VCPUs
-	case AnnotationMemory:
-		target = &c.VM.MemoryMiB
-	default:
-		return fmt.Errorf("not known: limpet has %s and %s", AnnotationVCPUs, AnnotationMemory)
+// annotations are those that there are.
+var annotations = []string{AnnotationVCPUs, AnnotationMemory, AnnotationEgressHosts, AnnotationEgressCIDRs}
+
+func (c *Config) annotate(name, value string) (err error) {
+	if !slices.Contains(annotations, name) {
+		return fmt.Errorf("not known: limpet has %s", strings.Join(annotations, ", "))
 	}
 	if !slices.Contains(c.AllowedAnnotations, name) {
 		return fmt.Errorf("not allowed: the host's allowed_annotations does not list it")
 	}
+	switch name {
+	case AnnotationVCPUs:
+		c.VM.VCPUs, err = number(value)
+	case AnnotationMemory:
+		c.VM.MemoryMiB, err = number(value)
+	case AnnotationEgressHosts:
+		c.Egress.Restrict, c.Egress.Hosts = true, list(value)
+	case AnnotationEgressCIDRs:
+		c.Egress.Restrict, c.Egress.CIDRs = true, list(value)
+	}
+	if err != nil {
+		return err
+	}
+	return c.validate()
+}
+
+func number(value string) (int, error) {
 	number, err := strconv.Atoi(value)
 	if err != nil {
-		return fmt.Errorf("not a whole number")
+		return 0, fmt.Errorf("not a whole number")
 	}
-	*target = number
-	return c.validate()
+	return number, nil
+}
+
+// list splits at commas; there may be spaces around them.
+func list(value string) []string {
+	parts := []string{}
+	for part := range strings.SplitSeq(value, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
 }

@@ -31,6 +31,8 @@ type Config struct {
 	Vsock              Vsock      `toml:"vsock"`
 	Virtiofs           Virtiofs   `toml:"virtiofs"`
 	VM                 VM         `toml:"vm"`
+	Egress             Egress     `toml:"egress"`
+	Network            Network    `toml:"network"`
 	Timeouts           Timeouts   `toml:"timeouts"`
 }
 
@@ -57,6 +59,23 @@ type VM struct {
 	MemoryMiB    int `toml:"memory_mib"`
 	MaxVCPUs     int `toml:"max_vcpus"`
 	MaxMemoryMiB int `toml:"max_memory_mib"`
+}
+
+// Egress is what a sandbox may reach of the world.
+type Egress struct {
+	Restrict    bool     `toml:"restrict"`
+	Hosts       []string `toml:"hosts"`
+	CIDRs       []string `toml:"cidrs"`
+	NameServers []string `toml:"nameservers"`
+}
+
+// Network is the network that limpet makes itself for a sandbox.
+type Network struct {
+	PluginDirs []string `toml:"plugin_dirs"`
+	Bridge     string   `toml:"bridge"`
+	Subnets    []string `toml:"subnets"`
+	Masquerade bool     `toml:"masquerade"`
+	LeasesDir  string   `toml:"leases_dir"`
 }
 
 // Timeouts bounds what limpet waits for.

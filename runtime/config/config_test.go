@@ -102,6 +102,13 @@ func TestLoadErrors(t *testing.T) {
 		{"long state_dir", "state_dir = '/" + strings.Repeat("x", 60) + "'\n", []string{"state_dir", "56 bytes"}},
 		{"time span", "[timeouts]\nboot = 'soon'\n", []string{"timeouts.boot", "soon"}},
 		{"no time", "[timeouts]\nboot = '0s'\n", []string{"timeouts.boot", "more than 0"}},
+		{"egress host", "[egress]\nhosts = ['*']\n", []string{"egress", `"*"`}},
+		{"egress range", "[egress]\ncidrs = ['10.0.0.0/33']\n", []string{"egress", "10.0.0.0/33"}},
+		{"name server", "[egress]\nnameservers = ['ns.example.org']\n", []string{"egress.nameservers", "ns.example.org"}},
+		{"bridge", "[network]\nbridge = 'much-too-long-a-name'\n", []string{"network.bridge", "15 bytes"}},
+		{"no subnet", "[network]\nsubnets = []\n", []string{"network.subnets", "at least one"}},
+		{"subnet", "[network]\nsubnets = ['10.0.0.1']\n", []string{"network.subnets", "10.0.0.1"}},
+		{"plugins", "[network]\nplugin_dirs = ['bin']\n", []string{"network.plugin_dirs", "absolute"}},
 		{"annotation", "allowed_annotations = ['io.limpet.kernel']\n", []string{"allowed_annotations", "io.limpet.kernel"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -178,5 +185,29 @@ func TestEmptyAllowList(t *testing.T) {
 	config, err := LoadBody([]byte("allowed_annotations = []"))
 	if err != nil || len(config.AllowedAnnotations) != 0 {
 		t.Errorf("got %v, %v", config.AllowedAnnotations, err)
+	}
+}
+
+// TestWithEgressAnnotations restricts egress by either, and replaces only what is named.
+func TestWithEgressAnnotations(t *testing.T) {
+	base := Default()
+	base.Egress.CIDRs = []string{"192.0.2.0/24"}
+	for _, test := range []struct {
+		name        string
+		annotations map[string]string
+		want        Egress
+	}{
+		{"hosts", map[string]string{AnnotationEgressHosts: "a.test, *.b.test,"}, Egress{Hosts: []string{"a.test", "*.b.test"}, CIDRs: base.Egress.CIDRs}},
+		{"ranges", map[string]string{AnnotationEgressCIDRs: "10.0.0.0/8"}, Egress{Hosts: []string{}, CIDRs: []string{"10.0.0.0/8"}}},
+		{"nothing", map[string]string{AnnotationEgressHosts: "", AnnotationEgressCIDRs: ""}, Egress{Hosts: []string{}, CIDRs: []string{}}},
+	} {
+		test.want.Restrict, test.want.NameServers = true, []string{}
+		got, err := base.WithAnnotations(test.annotations)
+		if err != nil || !reflect.DeepEqual(got.Egress, test.want) {
+			t.Errorf("%s: got %+v, %v", test.name, got.Egress, err)
+		}
+	}
+	if _, err := base.WithAnnotations(map[string]string{AnnotationEgressHosts: "a..b"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a name that is none: %v", err)
 	}
 }

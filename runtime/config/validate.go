@@ -2,10 +2,13 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/limpet-run/limpet/runtime/egress"
 )
 
 const (
@@ -24,6 +27,7 @@ const (
 func (c *Config) validate() error {
 	for _, path := range []struct{ key, value string }{
 		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image},
+		{"network.leases_dir", c.Network.LeasesDir},
 	} {
 		if !filepath.IsAbs(path.value) {
 			return invalid(path.key, path.value, "an absolute path")
@@ -54,8 +58,39 @@ func (c *Config) validate() error {
 		return err
 	}
 	for _, name := range c.AllowedAnnotations {
-		if err := oneOf("allowed_annotations", name, AnnotationVCPUs, AnnotationMemory); err != nil {
+		if err := oneOf("allowed_annotations", name, annotations...); err != nil {
 			return err
+		}
+	}
+	if _, err := egress.New(c.Egress.Hosts, c.Egress.CIDRs); err != nil {
+		return fmt.Errorf("egress: %w", err)
+	}
+	for _, server := range c.Egress.NameServers {
+		if _, err := egress.ParseServer(server); err != nil {
+			return invalid("egress.nameservers", server, "an address, or an address and a port: 192.0.2.1:53")
+		}
+	}
+	return c.Network.validate()
+}
+
+// maxBridge is how long an interface's name can be: IFNAMSIZ without the zero at its end.
+const maxBridge = 15
+
+func (n *Network) validate() error {
+	if len(n.Bridge) == 0 || len(n.Bridge) > maxBridge || strings.ContainsAny(n.Bridge, "/ \t\n:%") {
+		return invalid("network.bridge", n.Bridge, fmt.Sprintf("the name of an interface, at most %d bytes", maxBridge))
+	}
+	if len(n.Subnets) == 0 {
+		return invalid("network.subnets", n.Subnets, "at least one network")
+	}
+	for _, subnet := range n.Subnets {
+		if _, err := netip.ParsePrefix(subnet); err != nil {
+			return invalid("network.subnets", subnet, "a network such as 10.143.0.0/24")
+		}
+	}
+	for _, dir := range n.PluginDirs {
+		if !filepath.IsAbs(dir) {
+			return invalid("network.plugin_dirs", dir, "an absolute path")
 		}
 	}
 	return nil

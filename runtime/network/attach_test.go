@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -22,19 +23,12 @@ func newNamespace(t *testing.T) *Namespace {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	own, err := Open(ownPath)
-	if err != nil {
+	path := filepath.Join(t.TempDir(), "netns")
+	if err := Make(path); err != nil {
 		t.Fatal(err)
 	}
-	var made *Namespace
-	err = own.do(func() (err error) { // do leads the thread back
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		made, err = Open(ownPath)
-		return err
-	})
-	if err = errors.Join(err, own.Close()); err != nil {
+	made, err := Open(path)
+	if err = errors.Join(err, Unmake(path)); err != nil { // it lives on while it is open
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
