@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// dial connects to a door and says something.
+// dial connects to a door and says something, if it is not empty.
 func dial(t *testing.T, network, path, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial(network, path)
@@ -23,6 +23,9 @@ func dial(t *testing.T, network, path, text string) net.Conn {
 	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
+	}
+	if text == "" {
+		return conn
 	}
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
