@@ -18,6 +18,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/network"
 	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/requests"
 	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/agent/volume"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -27,10 +28,10 @@ const (
 	version = "0.1.0"
 	// crunPath is where the guest image has the OCI runtime.
 	crunPath = "/usr/bin/crun"
-	// bundles, shareTag and share: the host names its paths below share, and the device that share is mounted from.
-	bundles  = "/run/limpet/containers"
+	// imageProgram does what has to do with images.
+	imageProgram = protocol.ToolsDir + "/limpet-images"
+	// shareTag is the device that protocol.ShareDir is mounted from.
 	shareTag = "limpet"
-	share    = "/run/limpet/share"
 )
 
 func main() {
@@ -81,18 +82,51 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		Machine: hardware{},
 		Volumes: volume.NewSet(protocol.VolumesDir),
 		Containers: container.Options{
-			Reaper: children, Streams: server, Logger: logger, Dir: bundles, CgroupRoot: machine.CgroupRoot, Share: share,
-			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, share) },
-			Unmount:    func() error { return machine.Unmount(share) },
+			Reaper: children, Streams: server, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
+			Overlays:   protocol.OverlaysDir,
+			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, protocol.ShareDir) },
+			Unmount:    func() error { return machine.Unmount(protocol.ShareDir) },
 			Crun:       crunPath,
 		},
 		Logger: logger,
 	})
-	failed := make(chan error, 3)
+	failed := make(chan error, 5)
 	go func() { failed <- children.Run() }()
 	go func() { failed <- server.Serve(streams.HostOnly(listener, isHost)) }()
+	if err := serveRequests(a, children, logger, failed); err != nil {
+		return err
+	}
 	go func() { failed <- a.Run(ctx) }()
 	return <-failed
+}
+
+// serveRequests begins to serve machine requests, on a port of the machine and on a unix socket, which no container sees.
+func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger, failed chan<- error) error {
+	port, err := vsock.Listen(protocol.RequestPort, nil)
+	if err != nil {
+		return fmt.Errorf("listen for machine requests: %w", err)
+	}
+	socket, err := requests.Listen(protocol.RequestSocket)
+	if err != nil {
+		return fmt.Errorf("listen for machine requests: %w", err)
+	}
+	jobs := requests.NewJobs()
+	server := requests.New(requests.Options{
+		Containers: container.NewSet(container.Options{
+			Reaper: children, Streams: jobs, Reporter: jobs, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot,
+			Share: protocol.ShareDir, MountShare: a.MountShare, Unmount: func() error { return nil },
+			Overlays: protocol.OverlaysDir, Crun: crunPath,
+		}),
+		Jobs:     jobs,
+		Images:   &requests.ImageProgram{Path: imageProgram, Reaper: children, Log: os.Stderr, Logger: logger},
+		Roots:    a.ContainerRoot,
+		Tools:    a.MountShare,
+		Shutdown: a.Shutdown,
+		Logger:   logger,
+	})
+	go func() { failed <- server.Serve(streams.HostOnly(port, isHost)) }()
+	go func() { failed <- server.Serve(socket) }()
+	return nil
 }
 
 func isHost(address net.Addr) bool {

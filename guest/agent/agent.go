@@ -25,6 +25,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -80,6 +82,7 @@ type Agent struct {
 	outbox     *outbox
 	answers    *answers
 	token      protocol.Secret // empty until the first host has spoken; only for the goroutine of Run
+	leave      sync.Once
 	leaving    chan struct{}   // closed when a Stop was carried out and answered
 	ended      context.Context // ends when the session is to be hung up for good
 	hangUp     context.CancelFunc
@@ -95,6 +98,12 @@ func New(options Options) *Agent {
 	a.containers = container.NewSet(options.Containers)
 	return a
 }
+
+// MountShare mounts the host's file share, if that is not done yet.
+func (a *Agent) MountShare(ctx context.Context) error { return a.containers.Mount(ctx) }
+
+// ContainerRoot opens a container's root directory as a path, with its mounts if it runs.
+func (a *Agent) ContainerRoot(id string) (*os.File, error) { return a.containers.Root(id) }
 
 // Run dials the host and serves it until the host has stopped the machine. It fails only if ctx ends.
 func (a *Agent) Run(ctx context.Context) error {

@@ -23,9 +23,25 @@ func (a *Agent) stop(ctx context.Context, m protocol.Stop) (answer, func()) {
 // maxStopMS keeps the patience of a stop below what a command may take.
 const maxStopMS = uint64(commandTimeout/time.Millisecond) / 2
 
+// shutdownPatience is how long containers may take to end when the machine is shut down from inside, as with a Stop's TimeoutMS.
+const shutdownPatience = 10 * time.Second
+
+// Shutdown ends the machine as a Stop of the host does. It returns when Run is about to.
+func (a *Agent) Shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	result, bye := a.stop(ctx, protocol.Stop{TimeoutMS: uint64(shutdownPatience.Milliseconds())})
+	if result.err != nil {
+		a.logger.Error("shut down", "error", result.err)
+	}
+	bye()
+}
+
 // bye says bye and gives the host time to hang up. Run returns then.
 func (a *Agent) bye() {
-	a.outbox.addEvent(protocol.Bye{Reason: "stopped"})
-	close(a.leaving)
-	time.AfterFunc(byeTimeout, a.hangUp)
+	a.leave.Do(func() {
+		a.outbox.addEvent(protocol.Bye{Reason: "stopped"})
+		close(a.leaving)
+		time.AfterFunc(byeTimeout, a.hangUp)
+	})
 }

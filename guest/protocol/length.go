@@ -1,6 +1,9 @@
 package protocol
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -63,4 +66,40 @@ func ReadMessage(r io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("read message: %w", err)
 	}
 	return message, nil
+}
+
+// emptyOutputs is how a CompletedResponse without output ends.
+const emptyOutputs = `"stdout":"","stderr":""}`
+
+// WriteCompleted writes what WriteMessage would write of a CompletedResponse and its trace id, without the memory for the output's base64.
+func WriteCompleted(w io.Writer, traceID *string, result CompletedResponse) error {
+	head, err := AgentResponses.EncodeEnvelope(Envelope[AgentResponse]{TraceID: traceID, Body: CompletedResponse{ExitCode: result.ExitCode}})
+	if err != nil {
+		return err
+	}
+	head, found := bytes.CutSuffix(head, []byte(emptyOutputs))
+	if !found {
+		return fmt.Errorf("write message: a completed response does not end in its outputs: %s", head)
+	}
+	encoding := base64.StdEncoding
+	size := len(head) + len(emptyOutputs) + encoding.EncodedLen(len(result.Stdout)) + encoding.EncodedLen(len(result.Stderr))
+	if size > MaxPayload {
+		return &MessageTooLargeError{Size: uint32(size)}
+	}
+	buffered := bufio.NewWriterSize(w, MaxWrite) // every piece that is written to it is smaller
+	_, _ = buffered.Write(binary.BigEndian.AppendUint32(nil, uint32(size)))
+	_, _ = buffered.Write(head)
+	outputs := base64.NewEncoder(encoding, buffered)
+	_, _ = buffered.WriteString(`"stdout":"`)
+	_, _ = outputs.Write(result.Stdout)
+	_ = outputs.Close()
+	_, _ = buffered.WriteString(`","stderr":"`)
+	outputs = base64.NewEncoder(encoding, buffered)
+	_, _ = outputs.Write(result.Stderr)
+	_ = outputs.Close()
+	_, _ = buffered.WriteString(`"}`)
+	if err := buffered.Flush(); err != nil { // which remembers the first error
+		return fmt.Errorf("write message: %w", err)
+	}
+	return nil
 }

@@ -122,6 +122,24 @@ func (g cgroup) removeAll() error {
 	}
 	timeout := time.AfterFunc(emptyTimeout, events.close)
 	defer timeout.Stop()
+	return g.removeAfter(events)
+}
+
+// removeEmpty waits until nothing runs in the group and below it, however long that takes, and removes it. A group that does not exist is no
+// error.
+func (g cgroup) removeEmpty() error {
+	events, err := watch(g.file("cgroup.events"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer events.close()
+	return g.removeAfter(events)
+}
+
+// removeAfter removes the group when its events say that it is empty.
+func (g cgroup) removeAfter(events *changes) error {
 	for {
 		populated, err := g.keyed("cgroup.events", "populated")
 		if err != nil {

@@ -43,8 +43,11 @@ type Container struct {
 	id     string
 	dir    string // its bundle, and what crun keeps of it
 	rootfs string
+	shared bool // rootfs is part of the host's file share
 	cgroup cgroup
 	logger *slog.Logger
+	// command: it is no container, but a command in the machine itself.
+	command bool
 	// settled is closed when it is prepared, or cannot be.
 	settled chan struct{}
 
@@ -213,6 +216,9 @@ func (c *Container) ended() {
 	c.set.mu.Lock()
 	c.state = stopped
 	c.set.mu.Unlock()
+	if c.command {
+		return // what it has left goes on
+	}
 	if err := c.cgroup.kill(); err != nil {
 		c.logger.Warn("kill what the container left", "error", err)
 	}
@@ -280,7 +286,9 @@ func (c *Container) remove() error {
 		c.enter("remove", before, removing)
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
-	c.unmountShared()
+	if c.shared {
+		c.unmountShared()
+	}
 	c.set.mu.Lock()
 	defer c.set.mu.Unlock()
 	delete(c.set.containers, c.id)
@@ -298,8 +306,19 @@ func (c *Container) clean() error {
 	if c.oomEvents != nil {
 		c.oomEvents.close()
 	}
+	if c.command {
+		go c.removeEmpty()
+		return nil
+	}
 	if err := c.cgroup.removeAll(); err != nil {
 		return err
 	}
 	return os.RemoveAll(c.dir)
+}
+
+// removeEmpty removes the control group of a command once nothing runs in it any more.
+func (c *Container) removeEmpty() {
+	if err := c.cgroup.removeEmpty(); err != nil {
+		c.logger.Warn("a command's control group is left", "error", err)
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/protocol"
 )
 
 // entry is a thread's way into a container: it forks there, and ends.
@@ -110,22 +112,32 @@ func (e *entry) files() (files []uintptr, done func(), err error) {
 	if !e.process.Terminal {
 		return []uintptr{e.io.process[0].Fd(), e.io.process[1].Fd(), e.io.process[2].Fd()}, func() {}, nil
 	}
-	console, tty, err := openTerminal()
+	console, tty, err := newConsole(e.size)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+		return nil, nil, err
 	}
 	e.console = console
-	if e.size != nil {
-		if err := console.resize(*e.size); err != nil {
-			tty.Close()
-			return nil, nil, e.fail(fmt.Errorf("size of the terminal: %w", err))
-		}
-	}
 	fd := tty.Fd()
 	return []uintptr{fd, fd, fd}, func() { tty.Close() }, nil
 }
 
-// openTerminal makes a pseudo-terminal in the container. Its /dev/ptmx may be anything: it is opened so that it cannot block, and what
+// newConsole makes a pseudo-terminal where the calling thread is, of that size if there is one.
+func newConsole(size *protocol.Size) (*terminal, *os.File, error) {
+	console, tty, err := openTerminal()
+	if err != nil {
+		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	if size != nil {
+		if err := console.resize(*size); err != nil {
+			console.Close()
+			tty.Close()
+			return nil, nil, fmt.Errorf("size of the terminal: %w", err)
+		}
+	}
+	return console, tty, nil
+}
+
+// openTerminal makes a pseudo-terminal. Its /dev/ptmx may be anything: it is opened so that it cannot block, and what
 // is not a terminal fails at the first question.
 func openTerminal() (*terminal, *os.File, error) {
 	control, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

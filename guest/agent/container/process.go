@@ -201,6 +201,9 @@ func (p *Process) exit(oom bool) protocol.Exit {
 // RequestID is the host's name for the process.
 func (p *Process) RequestID() uint64 { return p.requestID }
 
+// Pid is the process's id in the guest; after its end it may be another's.
+func (p *Process) Pid() int { return p.child.Pid() }
+
 // Announce lets the host hear of the process's end: call it once the host has been told of its start.
 func (p *Process) Announce() { close(p.announced) }
 

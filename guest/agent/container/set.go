@@ -39,6 +39,7 @@ type Options struct {
 	Dir        string                      // where bundles are made
 	CgroupRoot string                      // where cgroup v2 is mounted
 	Share      string                      // where the host's file share is mounted
+	Overlays   string                      // where root file systems are that the guest has made itself
 	MountShare func(context.Context) error // mounts it; called until it succeeds once
 	Unmount    func() error                // undoes MountShare
 	Crun       string                      // path of the OCI runtime
@@ -78,12 +79,12 @@ func NewSet(options Options) *Set {
 // maxContainers is far more than one virtual machine has use for; a pod has a handful.
 const maxContainers = 1024
 
-// Prepare makes a container known whose root directory lies at m.Rootfs below the share.
+// Prepare makes a container known whose root directory lies at m.Rootfs below the share, or below Overlays if m.Rootfs begins so.
 func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	if err := checkID(m.ContainerID); err != nil {
 		return err
 	}
-	rootfs, err := below(s.Share, strings.TrimPrefix(m.Rootfs, s.Share+"/"))
+	rootfs, shared, err := s.locate(m.Rootfs)
 	if err != nil {
 		return fmt.Errorf("prepare container %s: rootfs: %w", m.ContainerID, err)
 	}
@@ -91,6 +92,7 @@ func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	if err != nil {
 		return fmt.Errorf("prepare container %s: %w", m.ContainerID, err)
 	}
+	c.shared = shared
 	defer close(c.settled)
 	err = c.prepare(ctx)
 	s.mu.Lock()
@@ -101,6 +103,16 @@ func (s *Set) Prepare(ctx context.Context, m protocol.Prepare) error {
 	}
 	c.state = prepared
 	return nil
+}
+
+// locate finds a root directory, and whether it is of the host's file share.
+func (s *Set) locate(rootfs string) (path string, shared bool, err error) {
+	if overlay, ok := strings.CutPrefix(rootfs, s.Overlays+"/"); ok && s.Overlays != "" {
+		path, err = below(s.Overlays, overlay)
+		return path, false, err
+	}
+	path, err = below(s.Share, strings.TrimPrefix(rootfs, s.Share+"/"))
+	return path, true, err
 }
 
 // claim takes a container's id.
@@ -123,7 +135,8 @@ func (s *Set) claim(id, rootfs string) (*Container, error) {
 	return c, nil
 }
 
-func (s *Set) mount(ctx context.Context) error {
+// Mount mounts the host's file share, if that is not done yet.
+func (s *Set) Mount(ctx context.Context) error {
 	s.mounting.Lock()
 	defer s.mounting.Unlock()
 	if s.mounted {

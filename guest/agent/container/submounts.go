@@ -36,15 +36,20 @@ func (c *Container) submounts() ([]string, error) {
 
 // prepare checks what the host has put into the share for the container, and mounts it.
 func (c *Container) prepare(ctx context.Context) error {
-	if err := c.set.mount(ctx); err != nil {
-		return &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed}
+	if c.shared {
+		if err := c.set.Mount(ctx); err != nil {
+			return &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed}
+		}
 	}
 	if info, err := os.Stat(c.rootfs); err != nil {
 		return fmt.Errorf("rootfs: %w", err)
 	} else if !info.IsDir() {
 		return fmt.Errorf("rootfs %s is not a directory: %w", c.rootfs, errdefs.ErrInvalidArgument)
 	}
-	return c.mountShared()
+	if c.shared {
+		return c.mountShared()
+	}
+	return nil
 }
 
 // mountShared has the kernel make the mounts.

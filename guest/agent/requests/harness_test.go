@@ -1,0 +1,175 @@
+package requests
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+
+	"github.com/limpet-run/limpet/guest/agent/container"
+	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// theReaper is the one of this process, started by the first test that needs it.
+var theReaper = sync.OnceValue(func() *reaper.Reaper {
+	r := reaper.New()
+	runc.Monitor = r.Monitor()
+	go r.Run()
+	return r
+})
+
+// guest is a server of machine requests with a socket.
+type guest struct {
+	t      *testing.T
+	server *Server
+	socket string
+	images fakeImages
+	down   chan struct{} // closed by a shutdown
+}
+
+func newGuest(t *testing.T) *guest {
+	t.Helper()
+	if os.Getenv(isolated) == "" {
+		t.Skip("needs root")
+	}
+	jobs := NewJobs()
+	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
+	g := &guest{t: t, socket: filepath.Join(t.TempDir(), "agent.sock"), down: make(chan struct{})}
+	g.server = New(Options{
+		Containers: container.NewSet(container.Options{
+			Reaper: theReaper(), Streams: jobs, Reporter: jobs, Logger: logger, Dir: t.TempDir(), CgroupRoot: "/sys/fs/cgroup",
+			Share: t.TempDir(), MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
+			Crun: filepath.Join(os.Getenv("LIMPET_BUILD"), "guest", "crun"),
+		}),
+		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil },
+		Shutdown: func() { close(g.down) }, Logger: logger,
+	})
+	g.server.Roots = g.server.Containers.Root
+	listener, err := Listen(g.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = g.server.Serve(listener) }()
+	t.Cleanup(func() { listener.Close(); <-served })
+	return g
+}
+
+// client is one that knows nothing but the wire.
+type client struct {
+	t *testing.T
+	net.Conn
+}
+
+func (g *guest) dial() *client {
+	g.t.Helper()
+	conn, err := net.Dial("unix", g.socket)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		g.t.Fatal(err)
+	}
+	return &client{g.t, conn}
+}
+
+// say sends JSON.
+func (c *client) say(message string) {
+	c.t.Helper()
+	if err := protocol.WriteMessage(c, []byte(message)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// hear waits for an answer.
+func (c *client) hear() protocol.AgentResponse {
+	c.t.Helper()
+	return c.hearEnvelope().Body
+}
+
+func (c *client) hearEnvelope() protocol.Envelope[protocol.AgentResponse] {
+	c.t.Helper()
+	message, err := protocol.ReadMessage(c)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	answer, err := protocol.AgentResponses.DecodeEnvelope(message)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return answer
+}
+
+// ask sends JSON and waits for an answer.
+func (c *client) ask(message string) protocol.AgentResponse {
+	c.t.Helper()
+	c.say(message)
+	return c.hear()
+}
+
+// send sends a request.
+func (c *client) send(request protocol.AgentRequest) protocol.AgentResponse {
+	c.t.Helper()
+	message, err := protocol.AgentRequests.Encode(request)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.ask(string(message))
+}
+
+// wantError wants an answer to be an error with that code.
+func wantError(t *testing.T, answer protocol.AgentResponse, code protocol.Code) {
+	t.Helper()
+	e, ok := answer.(protocol.ErrorResponse)
+	if !ok || e.Code == nil || protocol.Code(*e.Code) != code {
+		t.Errorf("answer %+v, want error %s", answer, code)
+	} else if e.Message == "" {
+		t.Errorf("error %s without a message", code)
+	}
+}
+
+// show is an answer for a person.
+func show(answer protocol.AgentResponse) string {
+	message, err := protocol.AgentResponses.Encode(answer)
+	return fmt.Sprintf("%.1000s %v", message, err)
+}
+
+// isCompleted tells whether an answer is a command's result with that code and output.
+func isCompleted(answer protocol.AgentResponse, code int32, stdout string) bool {
+	completed, ok := answer.(protocol.CompletedResponse)
+	return ok && completed.ExitCode == code && string(completed.Stdout) == stdout
+}
+
+// fakeImages answers every request about images.
+type fakeImages struct {
+	mu      sync.Mutex
+	answers map[string][]protocol.AgentResponse // by method
+	asked   []protocol.AgentRequest
+}
+
+func (f *fakeImages) Do(ctx context.Context, request protocol.Envelope[protocol.AgentRequest], answer func(protocol.AgentResponse) error) error {
+	f.mu.Lock()
+	f.asked = append(f.asked, request.Body)
+	answers := f.answers[protocol.AgentRequests.Name(request.Body)]
+	f.mu.Unlock()
+	for _, a := range answers {
+		if err := answer(a); err != nil {
+			return err
+		}
+	}
+	if len(answers) == 0 {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return nil
+}
