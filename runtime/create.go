@@ -19,7 +19,7 @@ import (
 
 const (
 	// guestShare is where the agent mounts the sandbox's file share.
-	guestShare = "/run/limpet/share"
+	guestShare = protocol.ShareDir
 	// rootfsDir is the name of the root directory in a bundle and in a container's part of the share.
 	rootfsDir = "rootfs"
 )

@@ -28,8 +28,6 @@ const (
 	version = "0.1.0"
 	// crunPath is where the guest image has the OCI runtime.
 	crunPath = "/usr/bin/crun"
-	// imageProgram does what has to do with images.
-	imageProgram = protocol.ToolsDir + "/limpet-images"
 	// shareTag is the device that protocol.ShareDir is mounted from.
 	shareTag = "limpet"
 )
@@ -118,7 +116,7 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 			Overlays: protocol.OverlaysDir, Crun: crunPath,
 		}),
 		Jobs:     jobs,
-		Images:   &requests.ImageProgram{Path: imageProgram, Reaper: children, Log: os.Stderr, Logger: logger},
+		Images:   &requests.ImageProgram{Path: protocol.ImagesProgram, Reaper: children, Log: os.Stderr, Logger: logger},
 		Roots:    a.ContainerRoot,
 		Tools:    a.MountShare,
 		Shutdown: a.Shutdown,

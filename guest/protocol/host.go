@@ -114,22 +114,6 @@ type Update struct {
 	Resources   json.RawMessage `json:"resources"` // OCI LinuxResources: all that the container has, also what does not change
 }
 
-// Directories of the guest.
-const (
-	// ContainersDir has a directory for each container. In the path of a machine request ContainersDir/ID/rootfs stands for the container's root as
-	// its processes see it.
-	ContainersDir = "/run/limpet/containers"
-	// ShareDir is where the host's file share is mounted.
-	ShareDir = "/run/limpet/share"
-	// ToolsDir has the programs that the host brings along for the guest.
-	ToolsDir = ShareDir + "/.tools"
-	// OverlaysDir has the writable root file systems that are made of images.
-	OverlaysDir = "/var/lib/limpet/overlays"
-)
-
-// VolumesDir is where the guest has the volumes that its containers share. A volume is one name below it.
-const VolumesDir = "/run/limpet/volumes"
-
 // Mount makes a volume.
 type Mount struct {
 	Source string `json:"source"` // of a bind: a directory of another volume, made if it is not there

@@ -123,3 +123,20 @@ type NetworkTestResult struct {
 	RemoteAddress string `json:"remote_address"`
 	Milliseconds  uint64 `json:"milliseconds"` // from the name's resolution to the answer's first line
 }
+
+// GarbageCollected is an OKResponse's data for a GarbageCollectRequest.
+type GarbageCollected struct {
+	DryRun     bool     `json:"dry_run"`     // nothing was removed
+	Images     []string `json:"images"`      // the references of those removed
+	Layers     uint64   `json:"layers"`      // how many were removed
+	FreedBytes uint64   `json:"freed_bytes"` // what they took
+}
+
+// NetworkTested is an OKResponse's data for a NetworkTestRequest.
+type NetworkTested struct {
+	URL          string  `json:"url"`
+	Reachable    bool    `json:"reachable"`
+	Status       *uint16 `json:"status" wire:"option"` // of HTTP, if it was reached
+	Error        *string `json:"error" wire:"option"`  // why it was not
+	Milliseconds uint64  `json:"milliseconds"`
+}

@@ -23,10 +23,6 @@ const (
 	StreamListeners  StreamKind = 0x43 // the guest's TCP listeners; answered by a status, then a list (WriteListeners) after each change
 )
 
-// RequestSocket is the guest's unix socket for machine requests, with RequestPort's service behind it: by StreamUnix it is reached over a
-// Duplex.
-const RequestSocket = "/run/limpet/agent.sock"
-
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.
 const magic = "danger noodle"
 

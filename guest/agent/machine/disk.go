@@ -35,6 +35,23 @@ func AwaitDisk(ctx context.Context, serial string) (major, minor uint32, err err
 	return major, minor, nil
 }
 
+// FindDisk returns the path of the device of the disk with that serial number, or an ErrNotFound.
+func FindDisk(serial string) (string, error) {
+	major, minor, found, err := findDisk(blockDevices, serial)
+	if err == nil && !found {
+		err = errdefs.ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("disk %.64q: %w", serial, err)
+	}
+	// devtmpfs gives a device the name that it has there.
+	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
+	if err != nil {
+		return "", fmt.Errorf("disk %.64q: %w", serial, err)
+	}
+	return filepath.Join("/dev", filepath.Base(name)), nil
+}
+
 // findDisk looks for the disk among the block devices in dir. A device may go while this looks.
 func findDisk(dir, serial string) (major, minor uint32, found bool, err error) {
 	entries, err := os.ReadDir(dir)

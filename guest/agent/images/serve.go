@@ -1,0 +1,183 @@
+package images
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// Serve reads one machine request from r and writes the responses to w, each as protocol.WriteMessage does: what is told on the way, and
+// last the answer or an error. It fails only if it cannot read or write.
+func Serve(ctx context.Context, options Options, r io.Reader, w io.Writer) error {
+	out := &responder{w: w}
+	text, err := protocol.ReadMessage(bufio.NewReader(r))
+	if err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	envelope, err := protocol.AgentRequests.DecodeEnvelope(text)
+	if err != nil {
+		out.fail(err, protocol.CodeInvalidRequest)
+		return out.err
+	}
+	job, ok := jobs[protocol.AgentRequests.Name(envelope.Body)]
+	if !ok {
+		err := fmt.Errorf("a %T is no request about images: %w", envelope.Body, errdefs.ErrInvalidArgument)
+		out.fail(err, protocol.CodeInvalidRequest)
+		return out.err
+	}
+	store, err := Open(options)
+	if err == nil {
+		err = job.do(ctx, store, envelope.Body, out)
+	}
+	if err != nil {
+		options.Logger.Error("request failed", "error", err)
+		out.fail(err, job.code)
+	}
+	return out.err
+}
+
+// job is how a request is served. do writes all responses but that of an error, whose code is the given one unless the error's kind
+// has a code of its own.
+type job struct {
+	code protocol.Code
+	do   func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error
+}
+
+// jobs are the requests that are served, by name.
+var jobs = map[string]job{
+	"pull": {protocol.CodePullFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		info, err := store.Pull(ctx, request.(protocol.PullRequest), func(progress protocol.ProgressResponse) { out.send(progress) })
+		return out.data(info, err)
+	}},
+	"query": {protocol.CodeQueryFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		info, err := store.Query(request.(protocol.QueryRequest).Image)
+		return out.data(info, err)
+	}},
+	"list_images": {protocol.CodeListFailed, func(_ context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
+		list, err := store.List()
+		return out.data(list, err)
+	}},
+	"garbage_collect": {protocol.CodeGCFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		asked := request.(protocol.GarbageCollectRequest)
+		result, err := store.Collect(ctx, asked.DryRun, asked.PurgeAll)
+		return out.data(result, err)
+	}},
+	"prepare_overlay": {protocol.CodeOverlayFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		asked := request.(protocol.PrepareOverlayRequest)
+		info, err := store.PrepareOverlay(asked.Image, asked.WorkloadID)
+		return out.data(info, err)
+	}},
+	"cleanup_overlay": {protocol.CodeCleanupFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		return out.done(store.CleanupOverlay(request.(protocol.CleanupOverlayRequest).WorkloadID))
+	}},
+	"export_layer": {protocol.CodeExportFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		asked := request.(protocol.ExportLayerRequest)
+		chunks := &chunkWriter{out: out}
+		if err := store.Export(ctx, asked.ImageDigest, asked.LayerIndex, chunks); err != nil {
+			return err
+		}
+		return chunks.finish()
+	}},
+	"format_storage": {protocol.CodeFormatFailed, func(ctx context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
+		return out.done(store.Format(ctx))
+	}},
+	"storage_status": {protocol.CodeStatusFailed, func(_ context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
+		status, err := store.Status()
+		return out.data(status, err)
+	}},
+	"network_test": {protocol.CodeInternal, func(ctx context.Context, _ *Store, request protocol.AgentRequest, out *responder) error {
+		result, err := Reach(ctx, request.(protocol.NetworkTestRequest).URL)
+		return out.data(result, err)
+	}},
+}
+
+// codeOf is the code of an error: that of its kind if the caller can do something about it, else the request's own.
+func codeOf(err error, request protocol.Code) protocol.Code {
+	switch {
+	case errdefs.IsNotFound(err):
+		return protocol.CodeNotFound
+	case errdefs.IsInvalidArgument(err) && request != protocol.CodePullFailed: // a bad layer is no bad request
+		return protocol.CodeInvalidRequest
+	}
+	return request
+}
+
+// responder writes responses. After an error it writes no more.
+type responder struct {
+	w   io.Writer
+	err error
+}
+
+func (r *responder) send(response protocol.AgentResponse) {
+	if r.err != nil {
+		return
+	}
+	text, err := protocol.AgentResponses.Encode(response)
+	if err == nil {
+		err = protocol.WriteMessage(r.w, text)
+	}
+	r.err = err
+}
+
+// data answers with data, unless there was an error.
+func (r *responder) data(content any, err error) error {
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(content)
+	if err != nil {
+		return &protocol.Error{Message: err.Error(), Code: protocol.CodeSerialization}
+	}
+	r.send(protocol.OKResponse{Data: text})
+	return nil
+}
+
+func (r *responder) done(err error) error {
+	if err == nil {
+		r.send(protocol.OKResponse{})
+	}
+	return err
+}
+
+func (r *responder) fail(err error, code protocol.Code) {
+	if own, ok := errors.AsType[*protocol.Error](err); ok {
+		code = own.Code
+	}
+	text := string(codeOf(err, code))
+	r.send(protocol.ErrorResponse{Message: protocol.NewError(err).Message, Code: &text})
+}
+
+// chunkWriter sends what is written in chunks. What is written is not sent before the next write or finish, so that the last chunk says
+// that it is.
+type chunkWriter struct {
+	out    *responder
+	buffer []byte
+}
+
+// Write implements io.Writer.
+func (w *chunkWriter) Write(data []byte) (int, error) {
+	written := 0
+	for len(data) > 0 {
+		if len(w.buffer) == protocol.FileChunk {
+			w.out.send(protocol.DataChunkResponse{Data: w.buffer})
+			w.buffer = w.buffer[:0]
+		}
+		part := data[:min(len(data), protocol.FileChunk-len(w.buffer))]
+		w.buffer = append(w.buffer, part...)
+		data = data[len(part):]
+		written += len(part)
+	}
+	return written, w.out.err
+}
+
+func (w *chunkWriter) finish() error {
+	w.out.send(protocol.DataChunkResponse{Data: w.buffer, Done: true})
+	return w.out.err
+}
