@@ -76,6 +76,7 @@ PREFIX ?= /usr/local
 install: build guest
 	install -D -t $(DESTDIR)$(PREFIX)/bin build/bin/containerd-shim-limpet-v2 build/bin/limpet build/bin/vhost-device-vsock
 	install -D -m 644 -t $(DESTDIR)/usr/lib/limpet build/vmlinux build/initramfs
+	install -D -t $(DESTDIR)/usr/lib/limpet/tools build/tools/limpet-images build/tools/mke2fs
 
 clean:
 	rm -rf build

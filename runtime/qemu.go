@@ -2,7 +2,11 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,6 +40,9 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	if err := plan.record(machine.Processes()); err != nil {
 		return nil, nil, err
 	}
+	if err := attachTools(plan, machine); err != nil {
+		return nil, nil, err
+	}
 	token, err := protocol.NewToken().MarshalText()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the session's token: %w", err)
@@ -46,6 +53,24 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 		return nil, nil, err
 	}
 	return machine, session, nil
+}
+
+// attachTools shows the guest the programs that it starts when they are asked for. A host that has none gets a sandbox all the same.
+func attachTools(plan machinePlan, machine Machine) error {
+	defer plan.times.stage("tools")()
+	tree, err := openBind(plan.config.Tools, bindOptions{readOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		plan.log.Warn("the guest gets no tools: it can neither pull images nor format a disk", "tools", plan.config.Tools)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("tools for the guest: %w", err)
+	}
+	defer tree.Close()
+	if err := os.Mkdir(filepath.Join(plan.dir.share(), protocol.ToolsName), 0o711); err != nil {
+		return fmt.Errorf("tools for the guest: %w", err)
+	}
+	return machine.AttachMount(shareDevice, protocol.ToolsName, tree)
 }
 
 // ports is how many ports the machine needs that has so many network cards from the start: there is room for others.

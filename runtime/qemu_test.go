@@ -25,6 +25,7 @@ func bootSandbox(t *testing.T, change func(*SandboxOptions)) (*world, error) {
 	w := newWorld(t)
 	options := w.options(t)
 	options.Config.Kernel, options.Config.Image = filepath.Join(build, "vmlinux"), filepath.Join(build, "initramfs")
+	options.Config.Tools = filepath.Join(build, "tools")
 	options.Config.Vsock.Daemon = filepath.Join(build, "bin", "vhost-device-vsock")
 	if change != nil {
 		change(&options)

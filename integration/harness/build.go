@@ -33,6 +33,7 @@ var artifacts = []artifact{
 	{"bin/vhost-device-vsock", "guest", Limpet},
 	{"vmlinux", "guest", Limpet},
 	{"initramfs", "guest", Limpet},
+	{"tools/limpet-images", "guest", Limpet},
 }
 
 // FindBuild returns the directory named by LIMPET_BUILD, or else the directory build of the repository that the working

@@ -14,6 +14,7 @@ func (d *Daemon) WriteLimpetConfig(path string, changes map[string]any) error {
 		"state_dir": d.StateDir(),
 		"kernel":    d.Build.Path("vmlinux"),
 		"image":     d.Build.Path("initramfs"),
+		"tools":     d.Build.Path("tools"),
 		"vsock":     map[string]any{"daemon": d.Build.Path("bin/vhost-device-vsock")},
 	}
 	merge(config, changes)

@@ -26,6 +26,7 @@ type Config struct {
 	StateDir           string     `toml:"state_dir"`
 	Kernel             string     `toml:"kernel"`
 	Image              string     `toml:"image"`
+	Tools              string     `toml:"tools"`
 	AllowedAnnotations []string   `toml:"allowed_annotations"`
 	Hypervisor         Hypervisor `toml:"hypervisor"`
 	Vsock              Vsock      `toml:"vsock"`

@@ -26,7 +26,7 @@ const (
 // validate tells which value is not allowed, and what is.
 func (c *Config) validate() error {
 	for _, path := range []struct{ key, value string }{
-		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image},
+		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image}, {"tools", c.Tools},
 		{"network.leases_dir", c.Network.LeasesDir},
 	} {
 		if !filepath.IsAbs(path.value) {

@@ -56,6 +56,19 @@ func checkFile(name, path string) hypervisor.Check {
 	return check
 }
 
+// checkTools looks for the programs that a guest is given for images and storage. Containers of containerd run without.
+func checkTools(dir string) hypervisor.Check {
+	for _, name := range []string{"limpet-images", "mke2fs"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
+			return hypervisor.Check{
+				Name: "tools", OK: true, Detail: fmt.Sprintf("%v: guests can neither pull images nor format a disk", err),
+				Remedy: "run `make install` in limpet's source, or set \"tools\" in the configuration to where they are",
+			}
+		}
+	}
+	return hypervisor.NewCheck("tools", dir, nil)
+}
+
 func checkStateDir(path string) hypervisor.Check {
 	err := os.MkdirAll(path, 0o711)
 	if err == nil {

@@ -61,6 +61,7 @@ func Examine(ctx context.Context, path string, report func(Finding)) []Finding {
 	})
 	one(func() hypervisor.Check { return checkFile("kernel", settings.Kernel) })
 	one(func() hypervisor.Check { return checkFile("image", settings.Image) })
+	one(func() hypervisor.Check { return checkTools(settings.Tools) })
 	one(func() hypervisor.Check { return checkStateDir(settings.StateDir) })
 	one(checkShim)
 	if Healthy(findings) {

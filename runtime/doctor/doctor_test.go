@@ -57,6 +57,20 @@ func TestCheckFile(t *testing.T) {
 	wantCheck(t, checkFile("image", dir), false, dir, "not a regular file", `"image"`)
 }
 
+// TestCheckTools looks for the programs of guests. It is no failure if one is not there.
+func TestCheckTools(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"limpet-images", "mke2fs"} {
+		if check := checkTools(dir); !check.OK || !strings.Contains(check.Detail, name) || !strings.Contains(check.Remedy, "make install") {
+			t.Errorf("without %s: %+v", name, check)
+		}
+		if err := os.Chmod(write(t, filepath.Join(dir, name), ""), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantCheck(t, checkTools(dir), true, dir)
+}
+
 func TestCheckStateDir(t *testing.T) {
 	dir := t.TempDir()
 	file := write(t, filepath.Join(dir, "file"), "")

@@ -116,7 +116,7 @@ func TestInstall(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(root.root, mainPath)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if len(files) != 2+5+2 {
+	if len(files) != 2+len(installed())+2 {
 		t.Errorf("there is %q", files)
 	}
 

@@ -26,6 +26,8 @@ func installed() []Change {
 		{Path: filepath.Join(programDir, defaults.Vsock.Daemon), Mode: 0o755},
 		{Path: defaults.Kernel, Mode: 0o644},
 		{Path: defaults.Image, Mode: 0o644},
+		{Path: filepath.Join(defaults.Tools, "limpet-images"), Mode: 0o755},
+		{Path: filepath.Join(defaults.Tools, "mke2fs"), Mode: 0o755},
 	}
 }
 
@@ -66,7 +68,10 @@ func planFiles(host host, from string, settings config.Config) ([]Change, error)
 	defaults := config.Default()
 	var changes []Change
 	for _, change := range installed() {
-		if change.Path == defaults.Kernel && settings.Kernel != change.Path || change.Path == defaults.Image && settings.Image != change.Path {
+		switch {
+		case change.Path == defaults.Kernel && settings.Kernel != defaults.Kernel,
+			change.Path == defaults.Image && settings.Image != defaults.Image,
+			filepath.Dir(change.Path) == defaults.Tools && settings.Tools != defaults.Tools:
 			continue
 		}
 		source, err := newHost(from).path(change.Path)
