@@ -170,6 +170,12 @@ func (g *fakeGuest) DialUnix(_ context.Context, path string) (protocol.HalfClose
 	return sayer("socket " + path), nil
 }
 
+// DialContainerd connects to somebody who says that he is one.
+func (g *fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error) { return sayer("containerd"), nil }
+
+// OpenOutput has somebody say that he is an output.
+func (g *fakeGuest) OpenOutput(context.Context) (io.ReadCloser, error) { return sayer("output"), nil }
+
 // Dial connects to somebody who says which port it is.
 func (g *fakeGuest) Dial(_ context.Context, port uint32) (net.Conn, error) {
 	host, guest := net.Pipe()

@@ -34,6 +34,8 @@ type Guest interface {
 	DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error)
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
+	DialContainerd(ctx context.Context) (protocol.HalfCloser, error)
+	OpenOutput(ctx context.Context) (io.ReadCloser, error)
 	Done() <-chan struct{}
 	Close() error
 }

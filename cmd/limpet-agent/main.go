@@ -69,7 +69,8 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	}
 	children := reaper.New()
 	runc.Monitor = children.Monitor()
-	server := streams.New(logger, network.Listeners)
+	inside := &guest{}
+	server := streams.New(logger, inside)
 	a := agent.New(agent.Options{
 		Version: version,
 		BootID:  strings.TrimSpace(string(bootID)),
@@ -88,6 +89,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		},
 		Logger: logger,
 	})
+	inside.containers = a.Containers()
 	failed := make(chan error, 5)
 	go func() { failed <- children.Run() }()
 	go func() { failed <- server.Serve(streams.HostOnly(listener, isHost)) }()
@@ -112,13 +114,13 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 	server := requests.New(requests.Options{
 		Containers: container.NewSet(container.Options{
 			Reaper: children, Streams: jobs, Reporter: jobs, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot,
-			Share: protocol.ShareDir, MountShare: a.MountShare, Unmount: func() error { return nil },
+			Share: protocol.ShareDir, MountShare: a.Containers().Mount, Unmount: func() error { return nil },
 			Overlays: protocol.OverlaysDir, Crun: crunPath,
 		}),
 		Jobs:     jobs,
 		Images:   &requests.ImageProgram{Path: protocol.ImagesProgram, Reaper: children, Log: os.Stderr, Logger: logger},
-		Roots:    a.ContainerRoot,
-		Tools:    a.MountShare,
+		Roots:    a.Containers().Root,
+		Tools:    a.Containers().Mount,
 		Shutdown: a.Shutdown,
 		Logger:   logger,
 	})
@@ -131,6 +133,12 @@ func isHost(address net.Addr) bool {
 	peer, ok := address.(*vsock.Addr)
 	return ok && peer.ContextID == protocol.HostCID
 }
+
+// guest is what the host's byte streams reach in the machine.
+type guest struct{ containers *container.Set }
+
+func (*guest) Listeners() ([]protocol.Listener, error) { return network.Listeners() }
+func (g *guest) Roots() []*os.File                     { return g.containers.Roots() }
 
 // hardware is the machine's clock, random number generator, network cards, processors, memory and disks.
 type hardware struct{}

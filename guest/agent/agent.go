@@ -25,7 +25,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -99,11 +98,8 @@ func New(options Options) *Agent {
 	return a
 }
 
-// MountShare mounts the host's file share, if that is not done yet.
-func (a *Agent) MountShare(ctx context.Context) error { return a.containers.Mount(ctx) }
-
-// ContainerRoot opens a container's root directory as a path, with its mounts if it runs.
-func (a *Agent) ContainerRoot(id string) (*os.File, error) { return a.containers.Root(id) }
+// Containers are the containers of the machine.
+func (a *Agent) Containers() *container.Set { return a.containers }
 
 // Run dials the host and serves it until the host has stopped the machine. It fails only if ctx ends.
 func (a *Agent) Run(ctx context.Context) error {

@@ -292,6 +292,9 @@ func TestDialDuplex(t *testing.T) {
 		{protocol.Preamble{Kind: protocol.StreamUnix, Path: "/socket"}, func(ctx context.Context, s *Session) (protocol.HalfCloser, error) {
 			return s.DialUnix(ctx, "/socket")
 		}},
+		{protocol.Preamble{Kind: protocol.StreamContainerdDuplex}, func(ctx context.Context, s *Session) (protocol.HalfCloser, error) {
+			return s.DialContainerd(ctx)
+		}},
 	} {
 		testDialDuplex(t, test.preamble, test.dial)
 	}

@@ -29,6 +29,17 @@ func (s *Session) DialUnix(ctx context.Context, path string) (protocol.HalfClose
 	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamUnix, Path: path})
 }
 
+// DialContainerd connects to a containerd that runs in the guest. The stream is the caller's. protocol.ErrStreamRefused: there is none.
+func (s *Session) DialContainerd(ctx context.Context) (protocol.HalfCloser, error) {
+	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamContainerdDuplex})
+}
+
+// OpenOutput has a FIFO made in the guest: what is read is its path, see protocol.ReadOutputPath, then what is written to it, until its
+// writers are gone. The stream is the caller's, and the FIFO is there for as long. protocol.ErrStreamRefused: there is no place for it.
+func (s *Session) OpenOutput(ctx context.Context) (io.ReadCloser, error) {
+	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamOutputDuplex})
+}
+
 // Dial connects to a port of the guest's vsock. The connection is the caller's. It is not for what sends much both ways at once, or
 // ends one direction before the other: not every backend of vsock can.
 func (s *Session) Dial(ctx context.Context, port uint32) (net.Conn, error) {

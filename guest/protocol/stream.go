@@ -21,6 +21,10 @@ const (
 	StreamTCP        StreamKind = 0x41 // a TCP connection to Port on the guest's loopback; answered by a status; a Duplex
 	StreamUnix       StreamKind = 0x42 // a unix socket in the guest at Path; answered by a status; a Duplex
 	StreamListeners  StreamKind = 0x43 // the guest's TCP listeners; answered by a status, then a list (WriteListeners) after each change
+	// What goes over StreamContainerd and StreamOutput, as a Duplex; answered by a status. It is how the host reaches them in a guest whose
+	// vsock can do less than a socket.
+	StreamContainerdDuplex StreamKind = 0x44
+	StreamOutputDuplex     StreamKind = 0x45
 )
 
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.
@@ -46,7 +50,7 @@ type Preamble struct {
 func WritePreamble(w io.Writer, p Preamble) error {
 	b := append([]byte(magic), byte(p.Kind))
 	switch p.Kind {
-	case StreamContainerd, StreamOutput, StreamListeners:
+	case StreamContainerd, StreamOutput, StreamListeners, StreamContainerdDuplex, StreamOutputDuplex:
 	case StreamProcess:
 		b = append(b, p.Token[:]...)
 	case StreamTCP:
@@ -85,7 +89,7 @@ func readPreamble(r io.Reader) (p Preamble, err error) {
 	}
 	p.Kind = StreamKind(start[len(magic)])
 	switch p.Kind {
-	case StreamContainerd, StreamOutput, StreamListeners:
+	case StreamContainerd, StreamOutput, StreamListeners, StreamContainerdDuplex, StreamOutputDuplex:
 	case StreamProcess:
 		_, err = io.ReadFull(r, p.Token[:])
 	case StreamTCP:

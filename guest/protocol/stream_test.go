@@ -18,6 +18,8 @@ var preambles = map[string]Preamble{
 	"danger noodle\x41\x1f\x90":                      {Kind: StreamTCP, Port: 8080},
 	"danger noodle\x42\x00\x02/s":                    {Kind: StreamUnix, Path: "/s"},
 	"danger noodle\x43":                              {Kind: StreamListeners},
+	"danger noodle\x44":                              {Kind: StreamContainerdDuplex},
+	"danger noodle\x45":                              {Kind: StreamOutputDuplex},
 }
 
 func TestPreamble(t *testing.T) {

@@ -14,11 +14,19 @@ type Guest interface {
 	DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error)
 	DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error)
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
+	DialContainerd(ctx context.Context) (protocol.HalfCloser, error)
+	OpenOutput(ctx context.Context) (io.ReadCloser, error)
 }
 
 // OfGuest are the byte streams of a sandbox.
 func OfGuest(guest Guest) Services {
 	return Services{
+		protocol.StreamContainerd: unanswered(func(ctx context.Context, _ protocol.Preamble) (protocol.HalfCloser, error) {
+			return guest.DialContainerd(ctx)
+		}, join),
+		protocol.StreamOutput: unanswered(func(ctx context.Context, _ protocol.Preamble) (io.ReadCloser, error) {
+			return guest.OpenOutput(ctx)
+		}, pour),
 		// Who sends input ends it by the end of his direction; who reads output keeps his open for as long as he reads.
 		protocol.StreamProcess: answered(func(ctx context.Context, p protocol.Preamble) (net.Conn, error) {
 			return guest.OpenStream(ctx, p.Token)

@@ -69,6 +69,18 @@ func answered[S io.Closer](open opener[S], carry func(Visitor, S) error) Service
 	}
 }
 
+// unanswered begins the stream at once. Without one the visitor is hung up on.
+func unanswered[S io.Closer](open opener[S], carry func(Visitor, S) error) Service {
+	return func(ctx context.Context, visitor Visitor, preamble protocol.Preamble) error {
+		stream, err := open(ctx, preamble)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		return carryUntil(ctx, visitor, stream, carry)
+	}
+}
+
 // carryUntil carries bytes until the stream is over or the context ends.
 func carryUntil[S io.Closer](ctx context.Context, visitor Visitor, stream S, carry func(Visitor, S) error) error {
 	defer context.AfterFunc(ctx, func() { _ = stream.Close() })() // who writes to it may have to wait for its reader

@@ -103,11 +103,12 @@ type far struct {
 	conn net.Conn
 }
 
-// fakeGuest hands over what it is asked for. It refuses what is zero.
+// fakeGuest hands over what it is asked for. It refuses a token or port that is zero.
 type fakeGuest chan far
 
 func (g fakeGuest) open(asked protocol.Preamble) (net.Conn, *protocol.Duplex, error) {
-	if asked == (protocol.Preamble{Kind: asked.Kind}) && asked.Kind != protocol.StreamListeners {
+	switch asked {
+	case protocol.Preamble{Kind: protocol.StreamProcess}, protocol.Preamble{Kind: protocol.StreamTCP}:
 		return nil, nil, protocol.ErrStreamRefused
 	}
 	host, guest := net.Pipe()
@@ -135,6 +136,16 @@ func (g fakeGuest) OpenListeners(context.Context) (io.ReadCloser, error) {
 	return conn, err
 }
 
+func (g fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error) {
+	_, duplex, err := g.open(protocol.Preamble{Kind: protocol.StreamContainerd})
+	return duplex, err
+}
+
+func (g fakeGuest) OpenOutput(context.Context) (io.ReadCloser, error) {
+	_, duplex, err := g.open(protocol.Preamble{Kind: protocol.StreamOutput})
+	return duplex, err
+}
+
 // ask opens a stream of a new guest.
 func ask(t *testing.T, preamble protocol.Preamble) (client, far) {
 	t.Helper()
@@ -143,8 +154,10 @@ func ask(t *testing.T, preamble protocol.Preamble) (client, far) {
 	if err := protocol.WritePreamble(c, preamble); err != nil {
 		t.Fatal(err)
 	}
-	if err := protocol.ReadStatus(c); err != nil {
-		t.Fatal(err)
+	if preamble.Kind >= protocol.StreamProcess {
+		if err := protocol.ReadStatus(c); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f := <-guest
 	if f.asked != preamble {
@@ -156,7 +169,7 @@ func ask(t *testing.T, preamble protocol.Preamble) (client, far) {
 // TestJoined has the guest answer once its visitor has said everything, and the visitor leave before the guest does.
 func TestJoined(t *testing.T) {
 	for _, preamble := range []protocol.Preamble{
-		{Kind: protocol.StreamTCP, Port: 80}, {Kind: protocol.StreamUnix, Path: "/socket"},
+		{Kind: protocol.StreamTCP, Port: 80}, {Kind: protocol.StreamUnix, Path: "/socket"}, {Kind: protocol.StreamContainerd},
 	} {
 		c, guest := ask(t, preamble)
 		c.say("this")

@@ -39,6 +39,23 @@ func (s *Server) join(conn net.Conn, dial func() (protocol.HalfCloser, error)) {
 	}
 }
 
+// joinPlain joins the host's connection, without an answer, to a socket of the guest. It does not close the connection.
+func (s *Server) joinPlain(conn net.Conn, dial func() (protocol.HalfCloser, error)) {
+	target, err := dial()
+	if err != nil {
+		s.logger.Warn("byte stream refused", "error", err)
+		return
+	}
+	defer target.Close()
+	host, ok := conn.(protocol.HalfCloser)
+	if !ok || conn.SetDeadline(time.Time{}) != nil {
+		return
+	}
+	if protocol.Join(host, target) == nil {
+		awaitHangUp(conn)
+	}
+}
+
 // otherHalf accepts the stream and waits for the half of it that the guest reads.
 func (s *Server) otherHalf(conn net.Conn) (net.Conn, error) {
 	if err := protocol.WriteStatus(conn, nil); err != nil {

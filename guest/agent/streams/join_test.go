@@ -23,6 +23,24 @@ func listen(t *testing.T, network, address string) net.Listener {
 	return listener
 }
 
+// openDuplex opens a stream as the host does. The connection is the one that it reads.
+func openDuplex(t *testing.T, connect func() net.Conn, preamble protocol.Preamble) (*protocol.Duplex, net.Conn) {
+	t.Helper()
+	conn := connect()
+	if err := open(t, conn, preamble); err != nil {
+		t.Fatal(err)
+	}
+	token := protocol.NewToken()
+	if _, err := conn.Write(token[:]); err != nil {
+		t.Fatal(err)
+	}
+	half := connect()
+	if err := open(t, half, protocol.Preamble{Kind: protocol.StreamProcess, Token: token}); err != nil {
+		t.Fatal(err)
+	}
+	return protocol.NewDuplex(conn, half), conn
+}
+
 // TestJoin has each kind of server answer once its client has said everything.
 func TestJoin(t *testing.T) {
 	_, connect := serve(t)
@@ -51,19 +69,7 @@ func TestJoin(t *testing.T) {
 			}
 			_, _ = conn.Write(append([]byte("heard "), said...))
 		}()
-		conn := connect()
-		if err := open(t, conn, test.preamble); err != nil {
-			t.Fatal(name, err)
-		}
-		token := protocol.NewToken()
-		if _, err := conn.Write(token[:]); err != nil {
-			t.Fatal(name, err)
-		}
-		half := connect()
-		if err := open(t, half, protocol.Preamble{Kind: protocol.StreamProcess, Token: token}); err != nil {
-			t.Fatal(name, err)
-		}
-		duplex := protocol.NewDuplex(conn, half)
+		duplex, conn := openDuplex(t, connect, test.preamble)
 		_, err := io.WriteString(duplex, "this")
 		if err := errors.Join(err, duplex.CloseWrite()); err != nil {
 			t.Fatal(name, err)
@@ -99,7 +105,7 @@ func TestListeners(t *testing.T) {
 	s, connect := serve(t)
 	lists := [][]protocol.Listener{{}, {}, {{Port: 80}}, {{Port: 80}}, {{Port: 80, Loopback: true}}}
 	asked := 0
-	s.listeners = func() ([]protocol.Listener, error) {
+	s.guest.(*fakeGuest).listeners = func() ([]protocol.Listener, error) {
 		defer func() { asked++ }()
 		if asked < len(lists) {
 			return lists[asked], nil

@@ -25,7 +25,7 @@ func (s *Server) tellListeners(conn net.Conn) {
 	pause := time.NewTicker(listenersPause)
 	defer pause.Stop()
 	for last, told := []protocol.Listener(nil), false; ; {
-		listeners, err := s.listeners()
+		listeners, err := s.guest.Listeners()
 		if err != nil {
 			s.logger.Warn("the host is told of no more listeners", "error", err)
 			<-closed

@@ -3,7 +3,10 @@
 // A process's stream is named by a token. The host may open the stream before or after the process asks for it; whoever comes first
 // waits, at most protocol.TokenTimeout. A token is used once.
 //
-// The other streams are joined to sockets of the guest, both ways, as protocol.Duplex.
+// The other streams are joined to sockets of the guest, or to FIFOs that are made for them, both ways, as protocol.Duplex.
+//
+// Kinds 0 and 1 are also served without a Duplex, as plain pipes: whole where the vsock of guest and host passes a half-close and delivers
+// what is on its way when the guest closes first. Limpet's own host does not ask for these.
 package streams
 
 import (
@@ -11,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -23,11 +27,19 @@ import (
 // that may be starting at once, with room to spare.
 const maxWaiting = 1024
 
+// Guest is what streams are joined to beside sockets of the guest's own.
+type Guest interface {
+	// Listeners lists who listens in the guest, in the order of the ports.
+	Listeners() ([]protocol.Listener, error)
+	// Roots opens the root directories of the containers that run, in the order of their starts. They are the caller's.
+	Roots() []*os.File
+}
+
 // Server joins streams. Its zero value is not ready: use New.
 type Server struct {
-	logger    *slog.Logger
-	listeners func() ([]protocol.Listener, error)
-	timeout   time.Duration
+	logger  *slog.Logger
+	guest   Guest
+	timeout time.Duration
 
 	mu      sync.Mutex
 	waiting int
@@ -42,9 +54,9 @@ type slot struct {
 	ours  bool          // the process has come
 }
 
-// New makes a server. listeners lists who listens in the guest, in the order of the ports.
-func New(logger *slog.Logger, listeners func() ([]protocol.Listener, error)) *Server {
-	return &Server{logger: logger, listeners: listeners, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}}
+// New makes a server of a guest's streams.
+func New(logger *slog.Logger, guest Guest) *Server {
+	return &Server{logger: logger, guest: guest, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}}
 }
 
 // Serve accepts connections until the listener fails. The listener is the caller's; it must accept only the host's.
@@ -103,9 +115,16 @@ func (s *Server) serve(conn net.Conn) {
 		s.join(conn, func() (protocol.HalfCloser, error) { return dialPort(preamble.Port) })
 	case protocol.StreamUnix:
 		s.join(conn, func() (protocol.HalfCloser, error) { return dial("unix", preamble.Path) })
+	case protocol.StreamContainerdDuplex:
+		s.join(conn, s.dialContainerd)
+	case protocol.StreamOutputDuplex:
+		s.join(conn, s.makeOutput)
+	case protocol.StreamContainerd:
+		s.joinPlain(conn, s.dialContainerd)
+	case protocol.StreamOutput:
+		s.joinPlain(conn, s.makeOutput)
 	case protocol.StreamListeners:
 		s.tellListeners(conn)
-	default: // not of the guest
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,13 +13,30 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
+// fakeGuest has the directories below roots for containers.
+type fakeGuest struct {
+	listeners func() ([]protocol.Listener, error)
+	roots     []string
+}
+
+func (g *fakeGuest) Listeners() ([]protocol.Listener, error) { return g.listeners() }
+
+func (g *fakeGuest) Roots() (roots []*os.File) {
+	for _, path := range g.roots {
+		if root, err := os.Open(path); err == nil {
+			roots = append(roots, root)
+		}
+	}
+	return roots
+}
+
 func serve(t *testing.T) (*Server, func() net.Conn) {
 	path := filepath.Join(t.TempDir(), "socket")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(slog.New(slog.DiscardHandler), nil)
+	s := New(slog.New(slog.DiscardHandler), &fakeGuest{})
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(listener) }()
 	t.Cleanup(func() { listener.Close(); <-done })
@@ -107,7 +125,7 @@ func TestUnclaimedDies(t *testing.T) {
 func TestWrongPreambleIsClosedWithoutAnswer(t *testing.T) {
 	_, dial := serve(t)
 	for _, preamble := range []string{
-		"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "danger noodle\x00", "danger noodle\x01", "Danger noodle\x40",
+		"GET / HTTP/1.0\r\n\r\n", "danger noodle\xff", "danger noodle\x06", "Danger noodle\x40",
 	} {
 		conn := dial()
 		io.WriteString(conn, preamble)
