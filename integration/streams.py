@@ -1,11 +1,12 @@
 """A client of limpet's byte streams, written from their description alone: it shares no code with limpet.
 
-    streams.py open ADDRESS KIND [PORT|PATH]   joins a byte stream to standard input and output
+    streams.py open ADDRESS KIND [PORT|PATH]   joins a byte stream to standard input and output; of kind 1 the first line is the FIFO
     streams.py proxy SOCKET ADDRESS            listens on a unix socket and passes each connection on to containerd, by kind 0
 
 ADDRESS is the path of a unix socket or HOST:PORT, KIND a number.
 """
 
+import contextlib
 import os
 import socket
 import struct
@@ -13,7 +14,7 @@ import sys
 import threading
 
 MAGIC = b"danger noodle"
-TCP, UNIX = 0x41, 0x42
+CONTAINERD, OUTPUT, TCP, UNIX = 0, 1, 0x41, 0x42
 
 
 def connect(address):
@@ -51,27 +52,36 @@ def open_stream(address, kind, argument=None):
     return conn
 
 
-def pump(receive, send, end):
-    """Passes bytes on to their end, then the end."""
-    try:
-        while data := receive(1 << 16):
-            send(data)
-        end()
-    except OSError:
-        pass  # the other side has gone
-
-
-def half_close(conn):
-    return lambda: conn.shutdown(socket.SHUT_WR)
+def pump(receive, send):
+    """Passes bytes on to their end."""
+    while data := receive(1 << 16):
+        send(data)
 
 
 def join(a, b):
-    back = threading.Thread(target=pump, args=(b.recv, a.sendall, half_close(a)))
+    """Passes both directions on, each to its own end, or to the first failure."""
+    def one_way(source, sink):
+        try:
+            pump(source.recv, sink.sendall)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for conn in (a, b):
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+
+    back = threading.Thread(target=one_way, args=(b, a))
     back.start()
-    pump(a.recv, b.sendall, half_close(b))
+    one_way(a, b)
     back.join()
     a.close()
     b.close()
+
+
+def say(conn):
+    """Passes standard input on, and its end."""
+    with contextlib.suppress(OSError):  # the other side has gone
+        pump(lambda length: os.read(0, length), conn.sendall)
+        conn.shutdown(socket.SHUT_WR)
 
 
 def write_out(data):
@@ -81,16 +91,20 @@ def write_out(data):
 
 def main():
     if sys.argv[1] == "open":
-        conn = open_stream(sys.argv[2], int(sys.argv[3], 0), *sys.argv[4:])
-        threading.Thread(target=pump, args=(lambda n: os.read(0, n), conn.sendall, half_close(conn)), daemon=True).start()
-        pump(conn.recv, write_out, lambda: None)
+        kind = int(sys.argv[3], 0)
+        conn = open_stream(sys.argv[2], kind, *sys.argv[4:])
+        if kind == OUTPUT:
+            print(read(conn, read(conn, 1)[0]).decode(), flush=True)
+        threading.Thread(target=say, args=(conn,), daemon=True).start()
+        pump(conn.recv, write_out)
     elif sys.argv[1] == "proxy":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(sys.argv[2])
         listener.listen()
+        print("listening", flush=True)
         while True:
             client, _ = listener.accept()
-            stream = open_stream(sys.argv[3], 0)
+            stream = open_stream(sys.argv[3], CONTAINERD)
             threading.Thread(target=join, args=(client, stream), daemon=True).start()
     else:
         sys.exit(__doc__)

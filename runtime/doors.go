@@ -60,7 +60,7 @@ func (s *Sandbox) serveRequests(ctx context.Context, visitor *net.UnixConn) {
 
 // serveStream joins a visitor to the byte stream that he asks for.
 func (s *Sandbox) serveStream(ctx context.Context, visitor *net.UnixConn) {
-	if err := streamsidecar.OfGuest(s.guest).Serve(ctx, visitor); err != nil {
+	if err := streamsidecar.OfGuest(s.guest).Serve(ctx, visitor); err != nil && ctx.Err() == nil {
 		s.log.Debug("byte stream of a visitor reset", "error", err)
 	}
 }

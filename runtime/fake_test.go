@@ -171,7 +171,9 @@ func (g *fakeGuest) DialUnix(_ context.Context, path string) (protocol.HalfClose
 }
 
 // DialContainerd connects to somebody who says that he is one.
-func (g *fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error) { return sayer("containerd"), nil }
+func (g *fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error) {
+	return sayer("containerd"), nil
+}
 
 // OpenOutput has somebody say that he is an output.
 func (g *fakeGuest) OpenOutput(context.Context) (io.ReadCloser, error) { return sayer("output"), nil }

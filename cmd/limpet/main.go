@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Usage:     "containers in microVMs, under containerd",
 		Writer:    stdout,
 		ErrWriter: stderr,
-		Commands:  []*cli.Command{doctorCommand(), installCommand(), traceCommand(), configCommand()},
+		Commands:  []*cli.Command{doctorCommand(), installCommand(), traceCommand(), sidecarCommand(), configCommand()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("unknown command %q: see limpet --help", c.Args().First())}

@@ -44,6 +44,11 @@ func TestRun(t *testing.T) {
 		{[]string{"trace", "--config", broken}, exitFailure, "", "memroy"},
 		{[]string{"trace", "a", "b"}, exitUsage, "", `"b"`},
 		{[]string{"trace", "--loud"}, exitUsage, "", "-loud"},
+		{[]string{"sidecar"}, 0, "serve", ""},
+		{[]string{"sidecar", "treat"}, exitUsage, "", `"treat"`},
+		{[]string{"sidecar", "serve", "x"}, exitUsage, "", `"x"`},
+		{[]string{"sidecar", "serve", "--loud"}, exitUsage, "", "-loud"},
+		{[]string{"sidecar", "serve", "--tcp", "0.0.0.0:8000"}, exitFailure, "", "--tcp-exposed"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

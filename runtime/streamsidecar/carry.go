@@ -34,6 +34,7 @@ func pour(visitor Visitor, source io.ReadCloser) error {
 		_ = source.Close() // ends the copy
 	}()
 	err := pass(visitor, source)
+	_ = source.Close()  // before the visitor sees the end, so that he finds nothing left of it
 	_ = visitor.Close() // ends the watch
 	<-gone
 	return err
