@@ -1,11 +1,11 @@
 // Package egress is what a sandbox may reach of the world, if somebody says so: names, and ranges of addresses.
 //
-// A sandbox with a policy has its names resolved here, on the host. A name that is allowed is asked for at the host's name servers, and
-// its addresses are let through the gate between the sandbox and its network (network.Gate) before the answer is given:
+// A sandbox with a policy has its names resolved here, on the host. A name that is allowed is asked for at name servers, and its addresses
+// are let through the gate between the sandbox and its network (network.Gate) before the answer is given:
 //
-//	guest: program ── 127.0.0.1:53 ── agent ── vsock 6002 ── Resolver ── name servers
-//	                                                            │ addresses, for as long as the answer is good
-//	       program ── eth0 ── tap ──────────────────────────▶ gate ──▶ network
+//	guest: program ─ 127.0.0.1:53 ─ agent ─ vsock 6002 ─ Filter ─ name servers
+//	                                                       │ addresses, for as long as they are good
+//	       program ─ eth0 ─ tap ────────────────────────▶ gate ─▶ network
 package egress
 
 import (
@@ -137,7 +137,8 @@ var reserved = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved, broadcast
 	netip.MustParsePrefix("::/64"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("64:ff9b::/96"),
 	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
-	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("ff00::/8"),
+	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("ff00::/8"),
 }
 
 // AcceptsAnswer tells whether an allowed name may have this address: who owns the name could else open the way to what is near the host

@@ -10,7 +10,8 @@ import (
 )
 
 func TestNew(t *testing.T) {
-	policy, err := New([]string{"Example.org.", "*.example.com", "_srv.a-b.test"}, []string{"192.0.2.77/24", "2001:db8::1", "10.0.0.1", "::ffff:10.0.0.2"})
+	policy, err := New([]string{"Example.org.", "*.example.com", "_srv.a-b.test"},
+		[]string{"192.0.2.77/24", "2001:db8::1", "10.0.0.1", "::ffff:10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attach makes a card's tap in the namespace, redirects the traffic, and returns the file that stands for the tap. The tap lives
-// as long as this file and its duplicates. On error nothing is left.
+// Attach makes a card's tap in the namespace, redirects the traffic or has the card's gate do it, and returns the file that stands for
+// the tap. The tap lives as long as this file and its duplicates. On error nothing is left.
 func (n *Namespace) Attach(card Card) (*os.File, error) {
 	var file *os.File
 	err := n.do(func() (err error) {
@@ -53,6 +53,12 @@ func attach(card Card) (_ *os.File, err error) {
 		return nil, fmt.Errorf("raise the tap: %w", err)
 	}
 	index := link.Attrs().Index
+	if card.Gate != nil {
+		if err := makeGate(card, index); err != nil {
+			return nil, err
+		}
+		return file, nil
+	}
 	if err := redirect(index, card.Index); err != nil {
 		return nil, err
 	}
@@ -94,8 +100,8 @@ func ingress(index int) *netlink.Ingress {
 	}}
 }
 
-// Detach takes back the redirection of the interface and silences the tap, which goes with the last file of it: a machine that
-// still has one would be told of errors again and again. What is not there is no error.
+// Detach takes back the redirection of the interface or the gate, and silences the tap, which goes with the last file of it: a machine
+// that still has one would be told of errors again and again. What is not there is no error.
 func (n *Namespace) Detach(card Card) error {
 	return n.detach(card, func(link netlink.Link) error {
 		return netlink.QdiscDel(ingress(link.Attrs().Index))
@@ -108,7 +114,11 @@ func (n *Namespace) Remove(card Card) error { return n.detach(card, netlink.Link
 // detach silences the tap and does something to the interface.
 func (n *Namespace) detach(card Card, release func(netlink.Link) error) error {
 	err := n.do(func() error {
-		return errors.Join(withLink(card.tap(), netlink.LinkSetDown), withLink(card.Interface, release))
+		err := errors.Join(withLink(card.tap(), netlink.LinkSetDown), withLink(card.Interface, release))
+		if card.Gate != nil {
+			err = errors.Join(err, removeGate(card))
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("detach interface %s from the VM: %w", card.Interface, err)

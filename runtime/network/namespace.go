@@ -8,7 +8,8 @@
 //	                                     └── network namespace ──┘
 //
 // Card and interface have one hardware address, and the guest's kernel gets the addresses, routes and neighbours that the
-// namespace has. The namespace keeps its own, but nothing reaches them any more.
+// namespace has. The namespace keeps its own, but nothing reaches them any more. Where not everything is to be reached, a gate stands in
+// place of the filters: see Gate.
 package network
 
 import (

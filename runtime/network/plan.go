@@ -33,6 +33,8 @@ type Card struct {
 	Index     int    // its number in the namespace
 	MAC       net.HardwareAddr
 	MTU       int // bytes
+	// Gate is what the guest may reach by the card. Nil: everything.
+	Gate *Gate `json:",omitempty"`
 }
 
 // ID names the card as a device of the machine.
@@ -76,6 +78,18 @@ func NewPlan(state State, sysctls map[string]string) (Plan, error) {
 	plan.neighbors(state.Neighbors, names)
 	plan.Message.Sysctls = protocol.Pairs(sysctls)
 	return plan, nil
+}
+
+// Restrict gives every card a gate that lets these networks be reached. The host's own network has none (ErrNotImplemented): the machine
+// monitor speaks there like any program of the host.
+func (p *Plan) Restrict(ranges []netip.Prefix) error {
+	if p.Subnet.IsValid() {
+		return fmt.Errorf("an egress policy cannot hold in the host's network: use a network of the sandbox's own: %w", errdefs.ErrNotImplemented)
+	}
+	for i := range p.Cards {
+		p.Cards[i].Gate = &Gate{Ranges: ranges, Addresses: p.Message.Interfaces[i].Addresses}
+	}
+	return nil
 }
 
 // Empty tells whether there is nothing to do.

@@ -120,3 +120,31 @@ func TestPlanRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestRestrict gives each card a gate with its own addresses.
+func TestRestrict(t *testing.T) {
+	ranges := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	plan, err := NewPlan(State{
+		Links:     []netlink.Link{link(3, "eth0", nil), link(4, "eth1", nil)},
+		Addresses: []netlink.Addr{{IPNet: network("10.4.0.2/24"), LinkIndex: 3}, {IPNet: network("fd00::2/64"), LinkIndex: 4}},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Restrict(ranges); err != nil {
+		t.Fatal(err)
+	}
+	for i, own := range []string{"10.4.0.2/24", "fd00::2/64"} {
+		want := &Gate{Ranges: ranges, Addresses: []netip.Prefix{netip.MustParsePrefix(own)}}
+		if !reflect.DeepEqual(plan.Cards[i].Gate, want) {
+			t.Errorf("card %d: %+v", i, plan.Cards[i].Gate)
+		}
+	}
+	host, err := NewHostPlan(State{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Restrict(ranges); !errdefs.IsNotImplemented(err) {
+		t.Errorf("the host's network: %v", err)
+	}
+}
