@@ -1,20 +1,11 @@
 package integration
 
 import (
-	"encoding/json"
-	"os/exec"
 	"strings"
 	"testing"
 
-	"github.com/limpet-run/limpet/integration/harness"
 	limpet "github.com/limpet-run/limpet/runtime"
 )
-
-// trace runs limpet trace with the run's configuration.
-func (s *scope) trace(args ...string) harness.Result {
-	args = append([]string{"trace", "--config", daemon.ConfigPath()}, args...)
-	return harness.Run(exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), args...))
-}
 
 // TestTrace shows how long the start of a sandbox took, for people and for programs, and nothing of one that is gone.
 func TestTrace(t *testing.T) {
@@ -23,10 +14,8 @@ func TestTrace(t *testing.T) {
 	s.must(c.exec(nil, "true").Err())
 	s.must(c.joined().exec(nil, "true").Err()) // in no trace
 
-	result := s.trace("--json", c.id)
-	s.must(result.Err())
 	var trace limpet.Trace
-	s.must(json.Unmarshal([]byte(result.Stdout), &trace))
+	s.limpetJSON(&trace, "trace", "--json", c.id)
 	if trace.ID != c.id || trace.Namespace != daemon.Namespace || trace.Began.IsZero() {
 		t.Errorf("got %+v", trace)
 	}
@@ -36,7 +25,7 @@ func TestTrace(t *testing.T) {
 	for _, part := range trace.Parts {
 		parts = append(parts, part.Name)
 		if part.BeginMS < end || part.MS <= 0 {
-			t.Errorf("part %s overlaps the one before or takes no time: %s", part.Name, result.Stdout)
+			t.Errorf("part %s overlaps the one before or takes no time: %+v", part.Name, trace)
 		}
 		end = part.BeginMS + part.MS
 		for _, stage := range part.Stages {
@@ -51,11 +40,11 @@ func TestTrace(t *testing.T) {
 		"create rootfs", "create prepare", "create anchor", "start run", "start streams", "exec run", "exec streams",
 	} {
 		if !stages[stage] {
-			t.Errorf("there is no %s: %s", stage, result.Stdout)
+			t.Errorf("there is no %s: %+v", stage, trace)
 		}
 	}
 	for _, args := range [][]string{nil, {c.id}} {
-		result := s.trace(args...)
+		result := s.limpet("trace", args...)
 		s.must(result.Err())
 		wantError(t, result.Stdout, c.id, daemon.Namespace)
 	}
@@ -66,7 +55,7 @@ func TestTrace(t *testing.T) {
 	}
 
 	s.must(daemon.RemoveAll(s.ctx))
-	result = s.trace(c.id)
+	result := s.limpet("trace", c.id)
 	if result.Code != 1 {
 		t.Errorf("exit status %d for a sandbox that is gone", result.Code)
 	}

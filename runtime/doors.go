@@ -13,18 +13,18 @@ import (
 // The doors of a sandbox, in its state directory: how a process of this host reaches it. They are open from when the sandbox runs until it
 // is stopped or its machine has ended.
 const (
-	// agentDoor has a connection with the agent behind it, for machine requests.
-	agentDoor = "agent.sock"
-	// streamDoor has byte streams of the guest behind it: a connection begins with protocol.Preamble.
-	streamDoor = "stream.sock"
+	// AgentDoor has a connection with the agent behind it, for machine requests.
+	AgentDoor = "agent.sock"
+	// StreamDoor has byte streams of the guest behind it: a connection begins with protocol.Preamble.
+	StreamDoor = "stream.sock"
 )
 
 // openDoors opens all doors.
 func (s *Sandbox) openDoors() error {
-	if err := s.openDoor("unix", agentDoor, s.serveRequests); err != nil {
+	if err := s.openDoor("unix", AgentDoor, s.serveRequests); err != nil {
 		return err
 	}
-	return s.openDoor("unix", streamDoor, s.serveStream)
+	return s.openDoor("unix", StreamDoor, s.serveStream)
 }
 
 // openDoor opens one of them. See door.Open.

@@ -14,7 +14,7 @@ import (
 // TestDoors reaches a sandbox by its doors, until its machine has ended.
 func TestDoors(t *testing.T) {
 	w := newTestSandbox(t)
-	path := filepath.Join(w.dir.path, agentDoor)
+	path := filepath.Join(w.dir.path, AgentDoor)
 	visitor, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +23,7 @@ func TestDoors(t *testing.T) {
 	if said, err := io.ReadAll(visitor); string(said) != "socket "+protocol.RequestSocket || err != nil {
 		t.Errorf("behind the door: %q, %v", said, err)
 	}
-	stream, err := net.Dial("unix", filepath.Join(w.dir.path, streamDoor))
+	stream, err := net.Dial("unix", filepath.Join(w.dir.path, StreamDoor))
 	if err != nil {
 		t.Fatal(err)
 	}

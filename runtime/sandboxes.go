@@ -42,7 +42,8 @@ type SandboxInfo struct {
 	State      SandboxState    `json:"state"`
 	Pod        bool            `json:"pod"`
 	Name       string          `json:"name,omitempty"` // of the pod, NAMESPACE/NAME, as far as a bundle says
-	Dir        string          `json:"dir"`            // its state directory, with its doors
+	Dir        string          `json:"dir"`            // its state directory
+	Doors      []string        `json:"doors"`          // the names of the unix sockets in it, by which processes of this host reach it
 	Bundle     string          `json:"bundle"`         // of its first container
 	Holder     HostProcess     `json:"holder"`         // the process that it belongs to: a shim, for containerd
 	Machine    []HostProcess   `json:"machine"`        // the machine's processes on the host
@@ -86,12 +87,32 @@ func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 		case err != nil:
 			errs = append(errs, err)
 		default:
-			sandboxes = append(sandboxes, describe(record, dir, hypervisor.Process.Lives, specOf))
+			info := describe(record, dir, hypervisor.Process.Lives, specOf)
+			info.Doors = doorsIn(dir)
+			sandboxes = append(sandboxes, info)
 		}
 	}
 	slices.SortFunc(sandboxes, func(a, b SandboxInfo) int { return a.Began.Compare(b.Began) })
 	return sandboxes, errors.Join(errs...)
 }
+
+// doorsIn lists the unix sockets of a directory.
+func doorsIn(dir string) []string {
+	doors := []string{}
+	entries, _ := os.ReadDir(dir) // it may just be going
+	for _, entry := range entries {
+		if entry.Type() == fs.ModeSocket {
+			doors = append(doors, entry.Name())
+		}
+	}
+	return doors
+}
+
+// Door is the path of a door: AgentDoor or another.
+func (s SandboxInfo) Door(name string) string { return filepath.Join(s.Dir, name) }
+
+// Trace is how long the sandbox took to start.
+func (s SandboxInfo) Trace() Trace { return Trace{s.Namespace, s.ID, s.Began, s.Parts} }
 
 // specOf is the configuration of a bundle; an empty one if it cannot be read: it may be gone, and says nothing that has to be known.
 func specOf(bundle string) *specs.Spec {

@@ -3,12 +3,7 @@ package runtime
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -122,30 +117,4 @@ func (s *Sandbox) keep(name string, times *trace) {
 	if err := s.dir.update(func(record *record) { record.Parts = append(slices.Clone(record.Parts), part) }); err != nil {
 		s.log.Warn("a part of the trace is missing", "part", name, "error", err)
 	}
-}
-
-// Traces returns the traces of the sandboxes that there are, the oldest first. A state directory that cannot be read does not keep
-// the others back.
-func Traces(stateDir string) ([]Trace, error) {
-	entries, err := os.ReadDir(stateDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for sandboxes: %w", err)
-	}
-	var traces []Trace
-	var errs []error
-	for _, entry := range entries {
-		if !entry.IsDir() {
-			continue
-		}
-		record, err := readRecord(filepath.Join(stateDir, entry.Name()))
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // it is just being made or removed
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			traces = append(traces, Trace{record.Namespace, record.ID, record.Began, record.Parts})
-		}
-	}
-	slices.SortFunc(traces, func(a, b Trace) int { return a.Began.Compare(b.Began) })
-	return traces, errors.Join(errs...)
 }

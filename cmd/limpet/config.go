@@ -11,7 +11,7 @@ func configCommand() *cli.Command {
 		Name:         "config",
 		Usage:        "print the documented configuration file with every key at its default",
 		OnUsageError: onUsageError,
-		Before:       noArguments,
+		Before:       arguments(0, 0),
 		Action: func(c *cli.Context) error {
 			_, err := c.App.Writer.Write(config.DefaultFile)
 			return err

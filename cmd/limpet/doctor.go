@@ -20,7 +20,7 @@ func doctorCommand() *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "print JSON for programs"},
 		},
 		OnUsageError: onUsageError,
-		Before:       noArguments,
+		Before:       arguments(0, 0),
 		Action:       examine,
 	}
 }

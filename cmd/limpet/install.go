@@ -32,7 +32,7 @@ func installCommand() *cli.Command {
 			&cli.BoolFlag{Name: "uninstall", Usage: "take all of it away; limpet's own configuration stays"},
 		},
 		OnUsageError: onUsageError,
-		Before:       noArguments,
+		Before:       arguments(0, 0),
 		Action:       installOrRemove,
 	}
 }

@@ -39,7 +39,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Usage:     "containers in microVMs, under containerd",
 		Writer:    stdout,
 		ErrWriter: stderr,
-		Commands:  []*cli.Command{doctorCommand(), installCommand(), traceCommand(), sidecarCommand(), configCommand()},
+		Commands: []*cli.Command{
+			psCommand(), inspectCommand(), traceCommand(), sidecarCommand(), doctorCommand(), installCommand(), configCommand(),
+		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("unknown command %q: see limpet --help", c.Args().First())}
@@ -59,14 +61,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type usageError struct{ error }
 
 func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }
-
-// noArguments refuses what a command without arguments would ignore.
-func noArguments(c *cli.Context) error {
-	if c.Args().Present() {
-		return usageError{fmt.Errorf("%s takes no argument, but there is %q", c.Command.Name, c.Args().First())}
-	}
-	return nil
-}
 
 func exitCode(err error) int {
 	var usage usageError

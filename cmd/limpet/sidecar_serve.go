@@ -25,7 +25,7 @@ func sidecarServeCommand() *cli.Command {
 			&cli.StringFlag{Name: "output", Value: "/run/limpet-sidecar/output", Usage: "`DIR` for FIFOs and nothing else; it is removed in the end"},
 		},
 		OnUsageError: onUsageError,
-		Before:       noArguments,
+		Before:       arguments(0, 0),
 		Action:       serveStreams,
 	}
 }

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/limpet-run/limpet/runtime"
-	"github.com/limpet-run/limpet/runtime/config"
 )
 
 func traceCommand() *cli.Command {
@@ -21,74 +18,38 @@ func traceCommand() *cli.Command {
 		Name:      "trace",
 		Usage:     "show how long a sandbox took to start, stage by stage",
 		ArgsUsage: "[SANDBOX]",
-		Description: "A sandbox has the id of its first container. Without one, all sandboxes are listed.\n" +
-			"The parts of a start are the sandbox, the creation and the start of its first container, and its first exec.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default: /etc/limpet/config.toml if it exists)"},
-			&cli.StringFlag{Name: "namespace", Usage: "containerd's `NAMESPACE` of the sandbox (default: any)"},
-			&cli.BoolFlag{Name: "json", Usage: "print JSON for programs"},
-		},
+		Description: "Without a sandbox, all are listed. The parts of a start are the sandbox, the creation and the start of its first\n" +
+			"container, and its first exec.\n" + referenceUsage,
+		Flags:        sandboxFlags(jsonFlag()),
 		OnUsageError: onUsageError,
-		Before: func(c *cli.Context) error {
-			if c.NArg() > 1 {
-				return usageError{fmt.Errorf("trace takes one sandbox, but there is also %q: flags come first", c.Args().Get(1))}
-			}
-			return nil
-		},
-		Action: showTrace,
+		Before:       arguments(0, 1),
+		Action:       showTrace,
 	}
 }
 
 func showTrace(c *cli.Context) error {
-	configuration, err := config.Load(c.String("config"))
-	if err != nil {
+	if c.NArg() > 0 {
+		found, err := findSandbox(c, c.Args().First())
+		if err != nil {
+			return err
+		}
+		return printTrace(c.App.Writer, found.Trace(), c.Bool("json"))
+	}
+	list, err := sandboxes(c)
+	if list == nil {
 		return err
 	}
-	traces, err := runtime.Traces(configuration.StateDir)
-	traces = slices.DeleteFunc(traces, func(trace runtime.Trace) bool {
-		return c.IsSet("namespace") && trace.Namespace != c.String("namespace")
-	})
-	if c.NArg() == 0 {
-		return errors.Join(printTraces(c.App.Writer, traces, c.Bool("json")), err)
+	traces := []runtime.Trace{}
+	for _, sandbox := range list {
+		traces = append(traces, sandbox.Trace())
 	}
-	trace, findErr := findTrace(traces, c.Args().First(), configuration.StateDir)
-	if findErr != nil {
-		return errors.Join(findErr, err)
-	}
-	return printTrace(c.App.Writer, trace, c.Bool("json"))
-}
-
-// findTrace returns the only trace with that id.
-func findTrace(traces []runtime.Trace, id, stateDir string) (runtime.Trace, error) {
-	var found []runtime.Trace
-	var namespaces []string
-	for _, trace := range traces {
-		if trace.ID == id {
-			found = append(found, trace)
-			namespaces = append(namespaces, trace.Namespace)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return runtime.Trace{}, fmt.Errorf("sandbox %s: none in %s (`limpet trace` lists those there are; --config names the configuration "+
-			"of another state directory)", id, stateDir)
-	case 1:
-		return found[0], nil
-	}
-	return runtime.Trace{}, fmt.Errorf("sandbox %s: there is one in each of the namespaces %s: choose with --namespace", id,
-		strings.Join(namespaces, ", "))
-}
-
-func printJSON(w io.Writer, value any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	return errors.Join(printTraces(c.App.Writer, traces, c.Bool("json")), err)
 }
 
 // printTraces lists sandboxes, with the milliseconds of the parts of their starts.
 func printTraces(w io.Writer, traces []runtime.Trace, asJSON bool) error {
 	if asJSON {
-		return printJSON(w, append([]runtime.Trace{}, traces...)) // an empty list is one, too
+		return printJSON(w, traces)
 	}
 	parts := []string{runtime.PartSandbox, runtime.PartCreate, runtime.PartStart, runtime.PartExec}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -158,12 +158,12 @@ func planUninstall(host host, settings config.Config) ([]Change, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(stateDir); err == nil {
-		traces, err := runtime.Traces(stateDir)
+		sandboxes, err := runtime.Sandboxes(stateDir)
 		if err != nil {
 			return nil, err
 		}
-		if len(traces) > 0 {
-			return nil, fmt.Errorf("%d sandboxes run with limpet, the first is %s: remove them first: %w", len(traces), traces[0].ID,
+		if len(sandboxes) > 0 {
+			return nil, fmt.Errorf("%d sandboxes run with limpet, the first is %s: remove them first: %w", len(sandboxes), sandboxes[0].ID,
 				errdefs.ErrFailedPrecondition)
 		}
 	}

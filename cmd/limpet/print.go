@@ -1,0 +1,21 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/docker/go-units"
+)
+
+func printJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+// printAge says how long ago something was, as people do.
+func printAge(since, now time.Time) string { return units.HumanDuration(now.Sub(since)) }
+
+// printBytes says a size in KiB, MiB or more.
+func printBytes(bytes uint64) string { return units.BytesSize(float64(bytes)) }

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/urfave/cli/v2"
+
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+)
+
+// referenceUsage says, for a command's description, how a sandbox is named.
+const referenceUsage = "A sandbox has the id of its first container, or of its pod. SANDBOX is that id, or the beginning of one that no\n" +
+	"other has, or the id of a container; SANDBOX/CONTAINER chooses among its containers, by id or by the name in a pod."
+
+// sandboxFlags are those of a command that looks for sandboxes, and more.
+func sandboxFlags(more ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default: /etc/limpet/config.toml if it exists)", TakesFile: true},
+		&cli.StringFlag{Name: "namespace", Usage: "containerd's `NAMESPACE` of the sandbox (default: any)"},
+	}, more...)
+}
+
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON for programs"} }
+
+// arguments refuses a number of arguments that is not from least to most; most < 0: as many as there are.
+func arguments(least, most int) cli.BeforeFunc {
+	return func(c *cli.Context) error {
+		switch {
+		case c.NArg() < least:
+			return usageError{fmt.Errorf("%s lacks an argument: %s %s", c.Command.Name, c.Command.HelpName, c.Command.ArgsUsage)}
+		case most >= 0 && c.NArg() > most:
+			return usageError{fmt.Errorf("there is an argument too many for %s, %q: flags come first", c.Command.Name, c.Args().Get(most))}
+		}
+		return nil
+	}
+}
+
+// sandboxes returns the sandboxes of the namespace that is asked for. With an error of one that cannot be read there are the others, too;
+// with any other error, nil.
+func sandboxes(c *cli.Context) ([]runtime.SandboxInfo, error) {
+	configuration, err := config.Load(c.String("config"))
+	if err != nil {
+		return nil, err
+	}
+	all, err := runtime.Sandboxes(configuration.StateDir)
+	chosen := []runtime.SandboxInfo{}
+	for _, sandbox := range all {
+		if !c.IsSet("namespace") || sandbox.Namespace == c.String("namespace") {
+			chosen = append(chosen, sandbox)
+		}
+	}
+	return chosen, err
+}
+
+// findSandbox returns what a reference means; its error says the way out.
+func findSandbox(c *cli.Context, reference string) (runtime.Found, error) {
+	configuration, err := config.Load(c.String("config"))
+	if err != nil {
+		return runtime.Found{}, err
+	}
+	found, err := runtime.FindSandbox(configuration.StateDir, c.String("namespace"), reference)
+	switch {
+	case errdefs.IsNotFound(err):
+		err = fmt.Errorf("%w (`limpet ps` lists those there are; --config names the configuration of another state directory)", err)
+	case errdefs.IsInvalidArgument(err):
+		err = fmt.Errorf("%w: write more of it, or choose with --namespace", err)
+	}
+	return found, err
+}

@@ -1,0 +1,122 @@
+package integration
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/integration/harness"
+	limpet "github.com/limpet-run/limpet/runtime"
+)
+
+// limpetArgs are the arguments of a command of limpet that looks at the run's sandboxes.
+func limpetArgs(command string, args ...string) []string {
+	return append([]string{command, "--config", daemon.ConfigPath()}, args...)
+}
+
+// limpet runs a command of limpet with the run's configuration.
+func (s *scope) limpet(command string, args ...string) harness.Result {
+	return harness.Run(exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), limpetArgs(command, args...)...))
+}
+
+// limpetJSON runs a command of limpet that is to write JSON.
+func (s *scope) limpetJSON(into any, command string, args ...string) {
+	s.Helper()
+	result := s.limpet(command, args...)
+	s.must(result.Err())
+	if err := json.Unmarshal([]byte(result.Stdout), into); err != nil {
+		s.Fatalf("%v: %s", err, result.Stdout)
+	}
+}
+
+// wantLine wants a line of a table that has these cells one after the other.
+func (s *scope) wantLine(table string, cells ...string) {
+	s.Helper()
+	want := strings.Join(cells, " ")
+	for line := range strings.Lines(table) {
+		if strings.Contains(strings.Join(strings.Fields(line), " "), want) {
+			return
+		}
+	}
+	s.Errorf("no line has %q:\n%s", want, table)
+}
+
+// TestPs lists a sandbox and its containers, as they are.
+func TestPs(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.sleeper()
+	second := c.joined()
+	table := func() string {
+		t.Helper()
+		result := s.limpet("ps")
+		s.must(result.Err())
+		return result.Stdout
+	}
+	text := table()
+	s.wantLine(text, "NAMESPACE SANDBOX CONTAINER STATE PID VCPUS MEMORY AGE NAME IMAGE")
+	s.wantLine(text, daemon.Namespace, c.id, "- running")
+	s.wantLine(text, daemon.Namespace, c.id, c.id, "running")
+	s.wantLine(text, daemon.Namespace, c.id, second.id, "running")
+
+	s.must(daemon.Ctr(s.ctx, "task", "pause", second.id).Err())
+	s.wantLine(table(), second.id, "paused")
+	s.must(daemon.Ctr(s.ctx, "task", "resume", second.id).Err())
+	second.kill(unix.SIGKILL)
+	second.wait("")
+	s.wantLine(table(), second.id, "stopped (137) -")
+
+	var list []limpet.SandboxInfo
+	s.limpetJSON(&list, "ps", "--json", "--namespace", daemon.Namespace)
+	if len(list) != 1 || len(list[0].Containers) != 2 || list[0].Containers[1].Exit.Code != 128+uint32(unix.SIGKILL) {
+		t.Fatalf("got %+v", list)
+	}
+	var info limpet.SandboxInfo
+	s.limpetJSON(&info, "inspect", second.id)
+	holder, err := shim()
+	s.must(err)
+	machine, err := qemu()
+	s.must(err)
+	if info.ID != c.id || info.State != limpet.SandboxRunning || info.Pod || info.Holder.PID != holder.PID || len(info.Machine) == 0 ||
+		info.VCPUs < 1 || info.MemoryMiB < 128 || len(info.Doors) == 0 || len(info.Parts) < 3 {
+		t.Errorf("got %+v", info)
+	}
+	pids := map[int]bool{}
+	for _, process := range info.Machine {
+		pids[process.PID] = true
+	}
+	if !pids[machine.PID] {
+		t.Errorf("QEMU, process %d, is not one of %+v", machine.PID, info.Machine)
+	}
+	first := info.Containers[0]
+	if first.ID != c.id || first.PID == 0 || strings.Join(first.Command, " ") != "sleep 1000000" || first.Bundle == "" {
+		t.Errorf("the first container: %+v", first)
+	}
+	s.limpetJSON(&list, "ps", "--json", "--namespace", "another")
+	if len(list) != 0 {
+		t.Errorf("of another namespace: %+v", list)
+	}
+}
+
+// TestPsPod has the names by which Kubernetes' users know pods and containers.
+func TestPsPod(t *testing.T) {
+	eachLimpetMode(t, func(s *podScope) {
+		config := s.podConfig()
+		p := s.run(config)
+		id := p.sleeper("client")
+		result := s.limpet("ps")
+		s.must(result.Err())
+		name := config.Metadata.Namespace + "/" + config.Metadata.Name
+		s.wantLine(result.Stdout, harness.PodNamespace, p.ID[:13], "- running")
+		s.wantLine(result.Stdout, name, "-")
+		s.wantLine(result.Stdout, harness.PodNamespace, p.ID[:13], id[:13], "running")
+		s.wantLine(result.Stdout, "client", harness.Image)
+		var info limpet.SandboxInfo
+		s.limpetJSON(&info, "inspect", "--namespace", harness.PodNamespace, p.ID[:13]+"/client")
+		if info.ID != p.ID || !info.Pod || info.Name != name || len(info.Containers) != 1 || info.Containers[0].ID != id {
+			s.Errorf("got %+v", info)
+		}
+	})
+}
