@@ -101,6 +101,9 @@ type Machine interface {
 	// Console returns the last of the guest's console, at most 16 KiB, without control characters. It is the guest's word:
 	// for people's eyes only.
 	Console() string
+	// ConsoleSince returns what the guest has written to its console from an offset on, counted in bytes from its first, as far as Console
+	// still has it. It also returns the offset behind that, and a channel that is closed when there is more.
+	ConsoleSince(offset int64) (text string, end int64, more <-chan struct{})
 }
 
 // Device is something that can be plugged: Vsock, Share, NIC or Disk. Its identifier is unique in the machine: a letter, then up to 31

@@ -17,14 +17,25 @@ const (
 	AgentDoor = "agent.sock"
 	// StreamDoor has byte streams of the guest behind it: a connection begins with protocol.Preamble.
 	StreamDoor = "stream.sock"
+	// ConsoleDoor tells what the guest's console says.
+	ConsoleDoor = "console.sock"
 )
 
 // openDoors opens all doors.
 func (s *Sandbox) openDoors() error {
-	if err := s.openDoor("unix", AgentDoor, s.serveRequests); err != nil {
-		return err
+	for _, d := range []struct {
+		network, name string
+		serve         func(ctx context.Context, visitor *net.UnixConn)
+	}{
+		{"unix", AgentDoor, s.serveRequests},
+		{"unix", StreamDoor, s.serveStream},
+		{"unix", ConsoleDoor, s.serveConsole},
+	} {
+		if err := s.openDoor(d.network, d.name, d.serve); err != nil {
+			return err
+		}
 	}
-	return s.openDoor("unix", StreamDoor, s.serveStream)
+	return nil
 }
 
 // openDoor opens one of them. See door.Open.

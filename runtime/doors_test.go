@@ -48,3 +48,33 @@ func TestDoors(t *testing.T) {
 		t.Errorf("the door after the sandbox's end: %v", err)
 	}
 }
+
+// TestConsoleDoor reads the console, until the machine ends, as two visitors at once.
+func TestConsoleDoor(t *testing.T) {
+	w := newWorld(t)
+	w.fakeMachine.console = "Linux version 6\n"
+	sandbox, err := newSandbox(t.Context(), w.options(t), w.platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var visitors []net.Conn
+	for range 2 {
+		visitor, err := net.Dial("unix", filepath.Join(sandbox.dir.path, ConsoleDoor))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer visitor.Close()
+		said := make([]byte, len(w.fakeMachine.console))
+		if _, err := io.ReadFull(visitor, said); string(said) != w.fakeMachine.console {
+			t.Errorf("the console says %q, %v", said, err)
+		}
+		visitors = append(visitors, visitor)
+	}
+	_ = visitors[0].Close()
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(visitors[1]); len(said) > 0 || err != nil {
+		t.Errorf("after the end: %q, %v", said, err)
+	}
+}

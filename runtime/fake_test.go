@@ -88,6 +88,15 @@ func (m *fakeMachine) Stop(ctx context.Context) error  { m.end(nil); return ctx.
 func (m *fakeMachine) Processes() []hypervisor.Process { return nil }
 func (m *fakeMachine) Console() string                 { return m.console }
 
+// ConsoleSince has one character more each time.
+func (m *fakeMachine) ConsoleSince(offset int64) (string, int64, <-chan struct{}) {
+	more := make(chan struct{})
+	if int(offset) < len(m.console) {
+		close(more)
+	}
+	return m.console[offset:min(int(offset)+1, len(m.console))], min(offset+1, int64(len(m.console))), more
+}
+
 func (m *fakeMachine) ResizeMemory(_ context.Context, added int) error {
 	if m.refuse != nil {
 		return m.refuse

@@ -22,6 +22,7 @@ type Machine interface {
 	ResizeMemory(ctx context.Context, added int) error
 	Processes() []hypervisor.Process
 	Console() string
+	ConsoleSince(offset int64) (text string, end int64, more <-chan struct{})
 	Accelerator() hypervisor.Accelerator
 }
 

@@ -270,3 +270,8 @@ func (m *machine) Accelerator() hypervisor.Accelerator { return m.plan.accelerat
 
 // Console implements hypervisor.Machine.
 func (m *machine) Console() string { return m.console.String() }
+
+// ConsoleSince implements hypervisor.Machine.
+func (m *machine) ConsoleSince(offset int64) (text string, end int64, more <-chan struct{}) {
+	return m.console.Since(offset)
+}

@@ -128,6 +128,36 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestSince reads a text that grows, and of which the beginning is lost.
+func TestSince(t *testing.T) {
+	tail := NewTail(8)
+	read := func(offset int64, want string, wantEnd int64) <-chan struct{} {
+		t.Helper()
+		text, end, more := tail.Since(offset)
+		if text != want || end != wantEnd {
+			t.Errorf("since %d: %q up to %d, want %q up to %d", offset, text, end, want, wantEnd)
+		}
+		return more
+	}
+	first := read(0, "", 0)
+	_, _ = tail.Write([]byte("abc"))
+	<-first
+	second := read(0, "abc", 3)
+	read(2, "c", 3)
+	read(3, "", 3)
+	select {
+	case <-second:
+		t.Error("there is more of what has not grown")
+	default:
+	}
+	_, _ = tail.Write([]byte("defghijkl"))
+	<-second
+	read(3, "efghijkl", 12)
+	read(5, "fghijkl", 12)
+	read(12, "", 12)
+	read(100, "", 12)
+}
+
 func TestLastLines(t *testing.T) {
 	tail := NewTail(100)
 	_, _ = tail.Write([]byte("one\n\n two \nthree"))
