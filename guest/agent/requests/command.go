@@ -16,6 +16,8 @@ const (
 	// killTimeout is how long a command that was killed may take to end: its memory is given back first, which under emulation takes a second
 	// per gigabyte.
 	killTimeout = 20 * time.Second
+	// cleanupTimeout is how long the removal of what a command has written may take.
+	cleanupTimeout = time.Minute
 )
 
 // mode is what becomes of a command's streams.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,9 @@ var theReaper = sync.OnceValue(func() *reaper.Reaper {
 	return r
 })
 
+// guests counts the guests of this process.
+var guests atomic.Uint64
+
 // guest is a server of machine requests with a socket.
 type guest struct {
 	t      *testing.T
@@ -42,6 +46,7 @@ func newGuest(t *testing.T) *guest {
 		t.Skip("needs root")
 	}
 	jobs := NewJobs()
+	jobs.last = guests.Add(1) * 1000 // all guests of a test run have one hierarchy of control groups
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	g := &guest{t: t, socket: filepath.Join(t.TempDir(), "agent.sock"), down: make(chan struct{})}
 	g.server = New(Options{
