@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,9 +28,6 @@ var theReaper = sync.OnceValue(func() *reaper.Reaper {
 	return r
 })
 
-// guests counts the guests of this process.
-var guests atomic.Uint64
-
 // guest is a server of machine requests with a socket.
 type guest struct {
 	t      *testing.T
@@ -46,7 +43,7 @@ func newGuest(t *testing.T) *guest {
 		t.Skip("needs root")
 	}
 	jobs := NewJobs()
-	jobs.last = guests.Add(1) * 1000 // all guests of a test run have one hierarchy of control groups
+	jobs.last = uint64(rand.Uint32()) * 1000 // all guests on a machine that runs tests have one hierarchy of control groups
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	g := &guest{t: t, socket: filepath.Join(t.TempDir(), "agent.sock"), down: make(chan struct{})}
 	g.server = New(Options{
@@ -65,8 +62,26 @@ func newGuest(t *testing.T) *guest {
 	}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.server.Serve(listener) }()
-	t.Cleanup(func() { listener.Close(); <-served })
+	groups := fmt.Sprintf("/sys/fs/cgroup/limpet-_*-%d???", jobs.last/1000)
+	t.Cleanup(func() {
+		listener.Close()
+		<-served
+		g.await("the control groups are removed", func() bool {
+			left, err := filepath.Glob(groups)
+			return err == nil && len(left) == 0
+		})
+	})
 	return g
+}
+
+// await waits until something is true that no event tells of.
+func (g *guest) await(what string, is func() bool) {
+	g.t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			g.t.Fatalf("it does not come true that %s", what)
+		}
+	}
 }
 
 // client is one that knows nothing but the wire.
