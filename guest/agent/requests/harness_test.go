@@ -49,7 +49,7 @@ func newGuest(t *testing.T) *guest {
 	g.server = New(Options{
 		Containers: container.NewSet(container.Options{
 			Reaper: theReaper(), Streams: jobs, Reporter: jobs, Logger: logger, Dir: t.TempDir(), CgroupRoot: "/sys/fs/cgroup",
-			Share: t.TempDir(), MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
+			Share: t.TempDir(), Overlays: t.TempDir(), MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 			Crun: filepath.Join(os.Getenv("LIMPET_BUILD"), "guest", "crun"),
 		}),
 		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil },

@@ -67,8 +67,8 @@ func final(answer protocol.AgentResponse) bool {
 	return true
 }
 
-// cancelTimeout is how long the program may take to undo what it did when it is told to give up.
-const cancelTimeout = 10 * time.Second
+// CancelTimeout is how long a program for images needs at most to undo what it did when it is told to give up: to remove what it has unpacked.
+const CancelTimeout = 10 * time.Second
 
 // ImageProgram is Images by a program that is started for each request: the request comes on its standard input, framed like on a connection,
 // and the answers on its standard output; SIGTERM tells it to give up.
@@ -77,6 +77,8 @@ type ImageProgram struct {
 	Reaper *reaper.Reaper
 	Log    *os.File // where it logs to
 	Logger *slog.Logger
+	// CancelTimeout is how long it may take to give up before it is killed.
+	CancelTimeout time.Duration
 }
 
 // Do implements Images.
@@ -167,7 +169,7 @@ func (p *ImageProgram) cancel(child *reaper.Child) {
 		p.Logger.Warn("cancel the program for images", "error", err)
 	}
 	go func() {
-		timer := time.NewTimer(cancelTimeout)
+		timer := time.NewTimer(p.CancelTimeout)
 		defer timer.Stop()
 		select {
 		case <-child.Done():

@@ -19,6 +19,9 @@ import (
 const isolated = "LIMPET_TEST_ISOLATED"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(imageProgram) != "" {
+		actAsImageProgram()
+	}
 	if os.Getenv(isolated) != "" {
 		if err := isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, "prepare the test's namespaces:", err)
