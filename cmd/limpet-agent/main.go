@@ -121,6 +121,8 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 		Images: &requests.ImageProgram{
 			Path: protocol.ImagesProgram, Reaper: children, Log: os.Stderr, Logger: logger, CancelTimeout: requests.CancelTimeout,
 		},
+		Roots:    a.Containers().Root,
+		Tools:    a.Containers().Mount,
 		Shutdown: a.Shutdown,
 		Logger:   logger,
 	})

@@ -116,14 +116,6 @@ type StorageStatus struct {
 	ImageCount uint64 `json:"image_count"`
 }
 
-// NetworkTestResult is an OKResponse's data for a NetworkTestRequest: the server has answered.
-type NetworkTestResult struct {
-	URL           string `json:"url"`
-	Status        uint16 `json:"status"` // of HTTP
-	RemoteAddress string `json:"remote_address"`
-	Milliseconds  uint64 `json:"milliseconds"` // from the name's resolution to the answer's first line
-}
-
 // GarbageCollected is an OKResponse's data for a GarbageCollectRequest.
 type GarbageCollected struct {
 	DryRun     bool     `json:"dry_run"`     // nothing was removed

@@ -31,7 +31,7 @@ const (
 
 // command is how to run one.
 type command struct {
-	prefix  string // of its container's id
+	kind    string // in its container's id
 	mode    mode
 	tty     bool
 	timeout time.Duration // 0: none
@@ -69,7 +69,7 @@ func (c *conn) runCommand(ctx context.Context, p command) (protocol.AgentRespons
 	streams := streamsOf{
 		stdin: p.mode == interactive, stdout: p.mode != background, stderr: p.mode != background && !p.tty,
 	}
-	k := c.server.Jobs.add(c.server.Containers, p.prefix, streams)
+	k := c.server.Jobs.add(c.server.Containers, p.kind, streams)
 	process, err := p.start(ctx, k)
 	if err != nil {
 		k.jobs.drop(k)

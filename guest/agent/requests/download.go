@@ -20,7 +20,7 @@ func (c *conn) fileRead(ctx context.Context, r protocol.FileReadRequest) (protoc
 	if err != nil {
 		return nil, err
 	}
-	file, err := openRegular(c.server.Roots, place)
+	file, err := openRegular(c.server.root, place)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
 
 	"github.com/limpet-run/limpet/guest/agent/container"
@@ -55,7 +56,7 @@ func newGuest(t *testing.T) *guest {
 		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil },
 		Shutdown: func() { close(g.down) }, Logger: logger,
 	})
-	g.server.Roots = g.server.Containers.Root
+	g.server.Roots = func(id string) (*os.File, error) { return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound) }
 	listener, err := Listen(g.socket)
 	if err != nil {
 		t.Fatal(err)

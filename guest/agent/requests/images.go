@@ -16,14 +16,14 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// Images serves the requests about images and storage.
+// Images serves the requests about images, storage and the network: what takes more program than the agent should be.
 type Images interface {
 	// Do carries out one request and hands over its answers, of which the last one ends it. If ctx ends it gives up and undoes what it did.
 	// An error is one without an answer, or that of answer.
 	Do(ctx context.Context, request protocol.Envelope[protocol.AgentRequest], answer func(protocol.AgentResponse) error) error
 }
 
-// imageCodes are the codes of what goes wrong with requests about images, for errors that have none of their own.
+// imageCodes are the codes of what goes wrong with these requests, for errors that have none of their own.
 var imageCodes = map[string]protocol.Code{
 	"pull":            protocol.CodePullFailed,
 	"query":           protocol.CodeQueryFailed,
@@ -34,6 +34,7 @@ var imageCodes = map[string]protocol.Code{
 	"format_storage":  protocol.CodeFormatFailed,
 	"storage_status":  protocol.CodeStatusFailed,
 	"export_layer":    protocol.CodeExportFailed,
+	"network_test":    protocol.CodeInternal,
 }
 
 // images passes a request about images on.

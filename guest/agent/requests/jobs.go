@@ -57,12 +57,15 @@ type job struct {
 // streamsOf says which streams a command gets.
 type streamsOf struct{ stdin, stdout, stderr bool }
 
-// add makes a job known, by a name with that prefix. It begins with _, as no id does that containerd gives a container.
-func (j *Jobs) add(containers *container.Set, prefix string, wanted streamsOf) *job {
+// namePrefix begins the id of each command's container, and of none that the host names: containerd refuses it.
+const namePrefix = "_"
+
+// add makes a job known, by a name of that kind.
+func (j *Jobs) add(containers *container.Set, kind string, wanted streamsOf) *job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.last++
-	k := &job{jobs: j, containers: containers, id: j.last, name: fmt.Sprintf("%s-%d", prefix, j.last), ended: make(chan struct{})}
+	k := &job{jobs: j, containers: containers, id: j.last, name: fmt.Sprintf("%s%s-%d", namePrefix, kind, j.last), ended: make(chan struct{})}
 	pipe := func(wanted bool) (*protocol.Token, net.Conn) {
 		if !wanted {
 			return nil, nil

@@ -51,7 +51,7 @@ func (c *conn) run(ctx context.Context, r protocol.RunRequest) (protocol.AgentRe
 	if err != nil {
 		return nil, err
 	}
-	p.prefix, p.code = "_run", protocol.CodeRunFailed
+	p.kind, p.code = "run", protocol.CodeRunFailed
 	p.start = func(ctx context.Context, k *job) (*container.Process, error) {
 		return k.runImage(ctx, r, image, overlay.RootfsPath)
 	}
@@ -99,7 +99,7 @@ func (k *job) runImage(ctx context.Context, r protocol.RunRequest, image protoco
 	if err != nil {
 		return nil, err
 	}
-	s := surroundings{image: image, user: who, hostname: strings.TrimPrefix(k.name, "_")}
+	s := surroundings{image: image, user: who, hostname: strings.TrimPrefix(k.name, namePrefix)}
 	for _, file := range networkFiles {
 		if _, err := os.Stat(file); err == nil {
 			s.networkFiles = append(s.networkFiles, file)

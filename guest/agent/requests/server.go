@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,8 @@ type Options struct {
 	Containers *container.Set
 	Jobs       *Jobs
 	Images     Images
-	Roots      Roots
+	// Roots opens the roots of the other containers of the machine.
+	Roots Roots
 	// Tools brings the programs that the host has for the guest, once, to protocol.ToolsDir.
 	Tools func(ctx context.Context) error
 	// Shutdown begins to end the machine. It is called after the answer.
@@ -130,6 +132,14 @@ func (s *Server) setWaiting(c *conn, waiting bool) {
 	}
 }
 
+// root opens the root directory of a container, whoever runs it.
+func (s *Server) root(id string) (*os.File, error) {
+	if strings.HasPrefix(id, namePrefix) {
+		return s.Containers.Root(id)
+	}
+	return s.Roots(id)
+}
+
 // dispatch serves one request that is answered once, or streams its answers itself.
 func (s *Server) dispatch(ctx context.Context, c *conn, request protocol.AgentRequest) (protocol.AgentResponse, error) {
 	switch r := request.(type) {
@@ -147,8 +157,6 @@ func (s *Server) dispatch(ctx context.Context, c *conn, request protocol.AgentRe
 		return c.fileWriteChunk(r)
 	case protocol.FileReadRequest:
 		return c.fileRead(ctx, r)
-	case protocol.NetworkTestRequest:
-		return c.networkTest(ctx, r)
 	case protocol.ShutdownRequest:
 		c.after = s.Shutdown
 		return protocol.OKResponse{}, nil

@@ -45,7 +45,6 @@ func TestNonsense(t *testing.T) {
 		`{"method":"vm_exec","command":["true"],"background":true,"tty":true}`,
 		`{"method":"vm_exec","command":["true"],"env":[["A=B","C"]]}`, `{"method":"vm_exec","command":["true"],"workdir":"tmp"}`,
 		`{"method":"stdin","data":""}`, `{"method":"resize","cols":80,"rows":25}`, `{"method":"file_write_chunk","data":"","done":true}`,
-		`{"method":"network_test","url":"ftp://example.com"}`,
 	} {
 		wantError(t, c.ask(message), protocol.CodeInvalidRequest)
 	}

@@ -30,7 +30,7 @@ func (c *conn) fileWrite(r protocol.FileWriteRequest) (protocol.AgentResponse, e
 	if len(r.Data) > protocol.FileChunk {
 		return nil, invalid("%d bytes: one request may write %d: begin an upload for more", len(r.Data), protocol.FileChunk)
 	}
-	u, err := beginUpload(c.server.Roots, r.Path, r.Mode, uint64(len(r.Data)))
+	u, err := beginUpload(c.server.root, r.Path, r.Mode, uint64(len(r.Data)))
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (c *conn) fileWrite(r protocol.FileWriteRequest) (protocol.AgentResponse, e
 
 // fileWriteBegin begins an upload, which ends with its last chunk, with an error, with another request or with the connection.
 func (c *conn) fileWriteBegin(r protocol.FileWriteBeginRequest) (protocol.AgentResponse, error) {
-	u, err := beginUpload(c.server.Roots, r.Path, r.Mode, r.TotalSize)
+	u, err := beginUpload(c.server.root, r.Path, r.Mode, r.TotalSize)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func (c *conn) vmExec(ctx context.Context, r protocol.VMExecRequest) (protocol.A
 	if err != nil {
 		return nil, err
 	}
-	p.prefix, p.code = "_vm-exec", protocol.CodeExecFailed
+	p.kind, p.code = "vm-exec", protocol.CodeExecFailed
 	p.start = func(ctx context.Context, k *job) (*container.Process, error) {
 		if err := c.server.Tools(ctx); err != nil {
 			return nil, failed(protocol.CodeMountFailed, err)
