@@ -123,12 +123,3 @@ type GarbageCollected struct {
 	Layers     uint64   `json:"layers"`      // how many were removed
 	FreedBytes uint64   `json:"freed_bytes"` // what they took
 }
-
-// NetworkTested is an OKResponse's data for a NetworkTestRequest.
-type NetworkTested struct {
-	URL          string  `json:"url"`
-	Reachable    bool    `json:"reachable"`
-	Status       *uint16 `json:"status" wire:"option"` // of HTTP, if it was reached
-	Error        *string `json:"error" wire:"option"`  // why it was not
-	Milliseconds uint64  `json:"milliseconds"`
-}

@@ -3,7 +3,6 @@ package images
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"log/slog"
@@ -101,19 +100,6 @@ func archiveOf(t testing.TB, files ...file) []byte {
 		t.Fatal(err)
 	}
 	return archive.Bytes()
-}
-
-func compressed(t testing.TB, text []byte) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	if _, err := w.Write(text); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
 }
 
 // imageOf is an image for this machine of layers' archives.

@@ -30,7 +30,7 @@ func readLayout(all files, platform v1.Platform) (*source, error) {
 	}
 	parsed, err := v1.ParseManifest(bytes.NewReader(document))
 	if err != nil {
-		return nil, fmt.Errorf("read its manifest: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("read its manifest: %w: %w", err, errdefs.ErrDataLoss)
 	}
 	text, err = readBlob(all, parsed.Config)
 	if err != nil {
@@ -56,11 +56,11 @@ func readLayout(all files, platform v1.Platform) (*source, error) {
 // choose returns the one image of an index that is for the platform.
 func choose(all files, index []byte, platform v1.Platform, depth int) (v1.Descriptor, error) {
 	if depth == 0 {
-		return v1.Descriptor{}, fmt.Errorf("its indexes are more than %d deep: %w", maxNesting, errdefs.ErrInvalidArgument)
+		return v1.Descriptor{}, fmt.Errorf("its indexes are more than %d deep: %w", maxNesting, errdefs.ErrDataLoss)
 	}
 	parsed, err := v1.ParseIndexManifest(bytes.NewReader(index))
 	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("read its index: %w: %w", err, errdefs.ErrInvalidArgument)
+		return v1.Descriptor{}, fmt.Errorf("read its index: %w: %w", err, errdefs.ErrDataLoss)
 	}
 	var found []v1.Descriptor
 	for _, entry := range parsed.Manifests {
@@ -69,7 +69,7 @@ func choose(all files, index []byte, platform v1.Platform, depth int) (v1.Descri
 		}
 	}
 	if len(found) != 1 {
-		return v1.Descriptor{}, fmt.Errorf("it has %d images for %s, want one: %w", len(found), platform, errdefs.ErrInvalidArgument)
+		return v1.Descriptor{}, fmt.Errorf("it has %d images for %s, want one: %w", len(found), platform, errdefs.ErrDataLoss)
 	}
 	if !found[0].MediaType.IsIndex() {
 		return found[0], nil
@@ -109,10 +109,10 @@ func readDockerArchive(all files) (*source, error) {
 		Layers []string
 	}
 	if err := json.Unmarshal(text, &manifest); err != nil {
-		return nil, fmt.Errorf("read manifest.json: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("read manifest.json: %w: %w", err, errdefs.ErrDataLoss)
 	}
 	if len(manifest) != 1 {
-		return nil, fmt.Errorf("the archive has %d images, want one: %w", len(manifest), errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("the archive has %d images, want one: %w", len(manifest), errdefs.ErrDataLoss)
 	}
 	text, err = readDocument(all, manifest[0].Config)
 	if err != nil {

@@ -76,7 +76,7 @@ func (d directory) open(name string) (io.ReadCloser, int64, error) {
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file: %w", name, errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("%s is no regular file: %w", name, errdefs.ErrDataLoss)
 	}
 	if err != nil {
 		return nil, 0, errors.Join(err, file.Close())
@@ -107,13 +107,13 @@ func newArchive(file *os.File) (archived, error) {
 		}
 		if err != nil {
 			return result, fmt.Errorf("%s is no tar archive (a compressed one is to be decompressed first): %w: %w", file.Name(), err,
-				errdefs.ErrInvalidArgument)
+				errdefs.ErrDataLoss)
 		}
 		if header.Typeflag != tar.TypeReg {
 			continue
 		}
 		if len(result.files) >= maxArchived {
-			return result, fmt.Errorf("%s has more than %d files: %w", file.Name(), maxArchived, errdefs.ErrInvalidArgument)
+			return result, fmt.Errorf("%s has more than %d files: %w", file.Name(), maxArchived, errdefs.ErrDataLoss)
 		}
 		// The reader takes whole blocks only and seeks past what is not asked for: it stands where the file begins.
 		offset, err := file.Seek(0, io.SeekCurrent)

@@ -23,7 +23,9 @@ const progressPeriod = 200 * time.Millisecond
 
 // Pull fetches an image, and tells how far it is by calling progress. The image is there once Pull returns without an error, and not
 // before; layers that are whole stay when it fails, so that the next pull need not fetch them again.
-func (s *Store) Pull(ctx context.Context, request protocol.PullRequest, progress func(protocol.ProgressResponse)) (protocol.ImageInfo, error) {
+func (s *Store) Pull(
+	ctx context.Context, request protocol.PullRequest, progress func(protocol.ProgressResponse),
+) (protocol.ImageInfo, error) {
 	none := protocol.ImageInfo{}
 	ref, err := parseReference(request.Image, s.Share)
 	if err != nil {

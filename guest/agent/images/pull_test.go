@@ -76,8 +76,10 @@ func TestPull(t *testing.T) {
 		}
 	}
 	var first, second, dir unix.Stat_t
-	if err := errors.Join(unix.Lstat(root+"/bin/su", &first), unix.Lstat(root+"/bin/sudo", &second), unix.Lstat(root+"/closed", &dir)); err != nil {
-		t.Fatal(err)
+	for path, into := range map[string]*unix.Stat_t{"bin/su": &first, "bin/sudo": &second, "closed": &dir} {
+		if err := unix.Lstat(root+"/"+path, into); err != nil {
+			t.Fatal(path, err)
+		}
 	}
 	if first.Mode&0o7777 != 0o4755 || first.Uid != 3 || first.Gid != 4 || first.Mtim.Sec != 1000000000 || first.Ino != second.Ino {
 		t.Errorf("bin/su is %+v, bin/sudo %+v", first, second)
@@ -170,7 +172,8 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 	root := mustPrepare(t, s, image, "w")
 	for path, want := range map[string]string{
-		"abs": "-> " + outside, outside + "/file": "x", outside + "/other": "y", "rooted": "z", "hard": "z", "null": "Dc---------", "pipe": "p---------",
+		"abs": "-> " + outside, outside + "/file": "x", outside + "/other": "y", "rooted": "z", "hard": "z",
+		"null": "Dc---------", "pipe": "p---------",
 	} {
 		if got := look(root, path); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)

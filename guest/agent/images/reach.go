@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"time"
 
@@ -14,42 +15,37 @@ import (
 )
 
 const (
-	// reachTimeout is how long a page may take, name and TLS included.
-	reachTimeout = 20 * time.Second
+	// reachTimeout is how long a page may take, name and TLS included: a person waits for it.
+	reachTimeout = 15 * time.Second
 	// maxPage is how much of it is read, in bytes: to see that something comes.
 	maxPage = 64 << 10
 )
 
-// Reach fetches a page over HTTP or HTTPS and tells what came of it. That it cannot be reached is no error.
-func Reach(ctx context.Context, address string) (protocol.NetworkTested, error) {
+// reach fetches a page over HTTP or HTTPS.
+func reach(ctx context.Context, address string) (result protocol.NetworkTestResult, err error) {
 	parsed, err := url.Parse(address)
 	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
-		return protocol.NetworkTested{}, fmt.Errorf("want a URL of http or https: %w", errdefs.ErrInvalidArgument)
+		return result, fmt.Errorf("URL %.128q: want http://HOST/ or https://HOST/: %w", address, errdefs.ErrInvalidArgument)
 	}
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	began := time.Now()
-	status, err := fetchPage(ctx, address)
-	result := protocol.NetworkTested{URL: address, Reachable: err == nil, Milliseconds: uint64(time.Since(began).Milliseconds())}
-	if err != nil {
-		result.Error = optional(err.Error())
-	} else {
-		result.Status = &status
-	}
-	return result, nil
-}
-
-func fetchPage(ctx context.Context, address string) (status uint16, err error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { result.RemoteAddress = info.Conn.RemoteAddr().String() },
+	})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return 0, err
+		return result, err
 	}
-	client := http.Client{Transport: newTransport()}
-	response, err := client.Do(request)
+	began := time.Now()
+	// A redirect is an answer like any other.
+	response, err := newTransport().RoundTrip(request)
 	if err != nil {
-		return 0, err
+		return result, fmt.Errorf("network test of %s: %w", address, err)
 	}
 	defer response.Body.Close()
-	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, maxPage))
-	return uint16(response.StatusCode), err
+	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, maxPage)); err != nil {
+		return result, fmt.Errorf("network test of %s: %w", address, err)
+	}
+	result.URL, result.Status, result.Milliseconds = address, uint16(response.StatusCode), uint64(time.Since(began).Milliseconds())
+	return result, nil
 }

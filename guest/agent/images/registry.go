@@ -98,5 +98,5 @@ func checkLayer(layer v1.Descriptor) error {
 	if layer.MediaType.IsLayer() {
 		return nil
 	}
-	return fmt.Errorf("layer %s is of the type %.128q, which holds no files: %w", layer.Digest, string(layer.MediaType), errdefs.ErrInvalidArgument)
+	return fmt.Errorf("layer %s is of the type %.128q, which holds no files: %w", layer.Digest, string(layer.MediaType), errdefs.ErrDataLoss)
 }

@@ -3,12 +3,12 @@ package images
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/containerd/errdefs"
+	"github.com/go-json-experiment/json"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 )
@@ -52,50 +52,74 @@ type job struct {
 
 // jobs are the requests that are served, by name.
 var jobs = map[string]job{
-	"pull": {protocol.CodePullFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		info, err := store.Pull(ctx, request.(protocol.PullRequest), func(progress protocol.ProgressResponse) { out.send(progress) })
-		return out.data(info, err)
-	}},
-	"query": {protocol.CodeQueryFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		info, err := store.Query(request.(protocol.QueryRequest).Image)
-		return out.data(info, err)
-	}},
-	"list_images": {protocol.CodeListFailed, func(_ context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
-		list, err := store.List()
-		return out.data(list, err)
-	}},
-	"garbage_collect": {protocol.CodeGCFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		asked := request.(protocol.GarbageCollectRequest)
-		result, err := store.Collect(ctx, asked.DryRun, asked.PurgeAll)
-		return out.data(result, err)
-	}},
-	"prepare_overlay": {protocol.CodeOverlayFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		asked := request.(protocol.PrepareOverlayRequest)
-		info, err := store.PrepareOverlay(asked.Image, asked.WorkloadID)
-		return out.data(info, err)
-	}},
-	"cleanup_overlay": {protocol.CodeCleanupFailed, func(_ context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		return out.done(store.CleanupOverlay(request.(protocol.CleanupOverlayRequest).WorkloadID))
-	}},
-	"export_layer": {protocol.CodeExportFailed, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
-		asked := request.(protocol.ExportLayerRequest)
-		chunks := &chunkWriter{out: out}
-		if err := store.Export(ctx, asked.ImageDigest, asked.LayerIndex, chunks); err != nil {
-			return err
-		}
-		return chunks.finish()
-	}},
-	"format_storage": {protocol.CodeFormatFailed, func(ctx context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
-		return out.done(store.Format(ctx))
-	}},
-	"storage_status": {protocol.CodeStatusFailed, func(_ context.Context, store *Store, _ protocol.AgentRequest, out *responder) error {
-		status, err := store.Status()
-		return out.data(status, err)
-	}},
-	"network_test": {protocol.CodeInternal, func(ctx context.Context, _ *Store, request protocol.AgentRequest, out *responder) error {
-		result, err := Reach(ctx, request.(protocol.NetworkTestRequest).URL)
-		return out.data(result, err)
-	}},
+	"pull":            on(protocol.CodePullFailed, servePull),
+	"query":           on(protocol.CodeQueryFailed, serveQuery),
+	"list_images":     on(protocol.CodeListFailed, serveList),
+	"garbage_collect": on(protocol.CodeGCFailed, serveCollect),
+	"prepare_overlay": on(protocol.CodeOverlayFailed, servePrepare),
+	"cleanup_overlay": on(protocol.CodeCleanupFailed, serveCleanup),
+	"export_layer":    on(protocol.CodeExportFailed, serveExport),
+	"format_storage":  on(protocol.CodeFormatFailed, serveFormat),
+	"storage_status":  on(protocol.CodeStatusFailed, serveStatus),
+	"network_test":    on(protocol.CodeInternal, serveReach),
+}
+
+// on makes a job of a function for one kind of request.
+func on[R protocol.AgentRequest](code protocol.Code, do func(context.Context, *Store, R, *responder) error) job {
+	return job{code, func(ctx context.Context, store *Store, request protocol.AgentRequest, out *responder) error {
+		return do(ctx, store, request.(R), out)
+	}}
+}
+
+func servePull(ctx context.Context, store *Store, request protocol.PullRequest, out *responder) error {
+	info, err := store.Pull(ctx, request, func(progress protocol.ProgressResponse) { out.send(progress) })
+	return out.data(info, err)
+}
+
+func serveQuery(_ context.Context, store *Store, request protocol.QueryRequest, out *responder) error {
+	info, err := store.Query(request.Image)
+	return out.data(info, err)
+}
+
+func serveList(_ context.Context, store *Store, _ protocol.ListImagesRequest, out *responder) error {
+	list, err := store.List()
+	return out.data(list, err)
+}
+
+func serveCollect(ctx context.Context, store *Store, request protocol.GarbageCollectRequest, out *responder) error {
+	result, err := store.Collect(ctx, request.DryRun, request.PurgeAll)
+	return out.data(result, err)
+}
+
+func servePrepare(_ context.Context, store *Store, request protocol.PrepareOverlayRequest, out *responder) error {
+	info, err := store.PrepareOverlay(request.Image, request.WorkloadID)
+	return out.data(info, err)
+}
+
+func serveCleanup(_ context.Context, store *Store, request protocol.CleanupOverlayRequest, out *responder) error {
+	return out.done(store.CleanupOverlay(request.WorkloadID))
+}
+
+func serveExport(ctx context.Context, store *Store, request protocol.ExportLayerRequest, out *responder) error {
+	chunks := &chunkWriter{out: out}
+	if err := store.Export(ctx, request.ImageDigest, request.LayerIndex, chunks); err != nil {
+		return err
+	}
+	return chunks.finish()
+}
+
+func serveFormat(ctx context.Context, store *Store, _ protocol.FormatStorageRequest, out *responder) error {
+	return out.done(store.Format(ctx))
+}
+
+func serveStatus(_ context.Context, store *Store, _ protocol.StorageStatusRequest, out *responder) error {
+	status, err := store.Status()
+	return out.data(status, err)
+}
+
+func serveReach(ctx context.Context, _ *Store, request protocol.NetworkTestRequest, out *responder) error {
+	result, err := reach(ctx, request.URL)
+	return out.data(result, err)
 }
 
 // codeOf is the code of an error: that of its kind if the caller can do something about it, else the request's own.
@@ -103,7 +127,7 @@ func codeOf(err error, request protocol.Code) protocol.Code {
 	switch {
 	case errdefs.IsNotFound(err):
 		return protocol.CodeNotFound
-	case errdefs.IsInvalidArgument(err) && request != protocol.CodePullFailed: // a bad layer is no bad request
+	case errdefs.IsInvalidArgument(err):
 		return protocol.CodeInvalidRequest
 	}
 	return request

@@ -56,7 +56,7 @@ func (i *source) check(platform v1.Platform) error {
 	}
 	for _, layer := range i.layers {
 		if layer.size < 0 {
-			return fmt.Errorf("layer %s has a size of %d bytes: %w", layer.digest, layer.size, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("layer %s has a size of %d bytes: %w", layer.digest, layer.size, errdefs.ErrDataLoss)
 		}
 	}
 	return nil
@@ -107,7 +107,7 @@ func parsePlatform(text *string, own string) (v1.Platform, error) {
 func pair(layers []blob, config v1.ConfigFile) error {
 	if len(layers) != len(config.RootFS.DiffIDs) {
 		return fmt.Errorf("its manifest has %d layers and its configuration %d: it is no image of a container: %w", len(layers),
-			len(config.RootFS.DiffIDs), errdefs.ErrInvalidArgument)
+			len(config.RootFS.DiffIDs), errdefs.ErrDataLoss)
 	}
 	for i, id := range config.RootFS.DiffIDs {
 		if err := checkDigest(id); err != nil {
@@ -121,7 +121,7 @@ func pair(layers []blob, config v1.ConfigFile) error {
 // checkDigest accepts the one kind of digest that images have.
 func checkDigest(digest v1.Hash) error {
 	if digest.Algorithm != "sha256" {
-		return fmt.Errorf("digest %.80q is not of sha256: %w", digest.String(), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("digest %.80q is not of sha256: %w", digest.String(), errdefs.ErrDataLoss)
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func checkDigest(digest v1.Hash) error {
 func parseConfig(text []byte) (v1.ConfigFile, error) {
 	var config v1.ConfigFile
 	if err := json.Unmarshal(text, &config); err != nil {
-		return config, fmt.Errorf("read its configuration: %w: %w", err, errdefs.ErrInvalidArgument)
+		return config, fmt.Errorf("read its configuration: %w: %w", err, errdefs.ErrDataLoss)
 	}
 	return config, nil
 }

@@ -70,11 +70,11 @@ func (s *Store) mountDisk(disk string) error {
 }
 
 // Format makes a new, empty file system on the storage disk and puts the store there. All images and overlays that there were are gone;
-// it refuses while an overlay is mounted (errdefs.ErrFailedPrecondition). errdefs.ErrNotFound: the machine has no storage disk.
+// it refuses while an overlay is mounted (errdefs.ErrFailedPrecondition), and if the machine has no storage disk.
 func (s *Store) Format(ctx context.Context) error {
 	disk, err := s.FindDisk(protocol.StorageSerial)
 	if err != nil {
-		return fmt.Errorf("look for the storage disk: the sandbox is to be started with one: %w", err)
+		return fmt.Errorf("%w: the machine has no storage disk, start its sandbox with one: %s", errdefs.ErrFailedPrecondition, err)
 	}
 	lock, err := s.lockMount()
 	if err != nil {
@@ -124,7 +124,8 @@ func (s *Store) empty() error {
 
 func (s *Store) makeFileSystem(ctx context.Context, disk string) error {
 	// Not more room than needed for what grows with the disk and is seldom used; nothing kept for root, as nobody else writes there.
-	command := exec.CommandContext(ctx, s.Mkfs, "-q", "-F", "-t", diskType, "-L", diskLabel, "-m", "0", "-E", "lazy_itable_init=1,nodiscard", disk)
+	command := exec.CommandContext(ctx, s.Mkfs, "-q", "-F", "-t", diskType, "-L", diskLabel, "-m", "0",
+		"-E", "lazy_itable_init=1,nodiscard", disk)
 	var said bytes.Buffer
 	command.Stdout, command.Stderr = &said, &said
 	if err := command.Run(); err != nil {

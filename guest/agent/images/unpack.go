@@ -37,7 +37,7 @@ func unpack(ctx context.Context, blob io.Reader, diffID, dir string, parents []s
 	if rest, err := io.Copy(io.Discard, io.LimitReader(content, maxTrailer+1)); err != nil {
 		return fmt.Errorf("read the end of the archive: %w", err)
 	} else if rest > maxTrailer {
-		return fmt.Errorf("more than %d bytes follow the archive's end: %w", maxTrailer, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("more than %d bytes follow the archive's end: %w", maxTrailer, errdefs.ErrDataLoss)
 	}
 	if _, err := io.Copy(io.Discard, blob); err != nil {
 		return fmt.Errorf("read the end of the blob: %w", err)
@@ -67,10 +67,10 @@ func (c *checks) filter(header *tar.Header) (bool, error) {
 func (c *checks) check(header *tar.Header) error {
 	// A name may begin with a slash: it is the layer's root.
 	if !isInside(header.Name) {
-		return fmt.Errorf("lies outside the layer: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("lies outside the layer: %w", errdefs.ErrDataLoss)
 	}
 	if header.Typeflag == tar.TypeLink && !isInside(header.Linkname) {
-		return fmt.Errorf("is a link to %.256q, outside the layer: %w", header.Linkname, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("is a link to %.256q, outside the layer: %w", header.Linkname, errdefs.ErrDataLoss)
 	}
 	c.entries++
 	c.names += len(header.Name) + len(header.Linkname)
@@ -113,7 +113,7 @@ func convertWhiteout(header *tar.Header, path string) (bool, error) {
 	}
 	write, err := archive.OverlayConvertWhiteout(header, path)
 	if errors.Is(err, unix.ENOENT) {
-		err = fmt.Errorf("its directory is no directory: %w: %w", err, errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("its directory is no directory: %w: %w", err, errdefs.ErrDataLoss)
 	}
 	return write, err
 }

@@ -1,0 +1,225 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+func localImage(t *testing.T) v1.Image {
+	return imageOf(t, archiveOf(t, regular("a", "1"), regular("b", "2")), archiveOf(t, regular(".wh.a", "")))
+}
+
+// writeLayout writes an image's OCI layout into the share.
+func writeLayout(t *testing.T, s *Store, name string, images ...v1.Image) string {
+	t.Helper()
+	dir := filepath.Join(s.Share, name)
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range images {
+		if err := path.AppendImage(image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// archiveDir writes a directory's files into a tar archive beside it.
+func archiveDir(t *testing.T, dir string) string {
+	t.Helper()
+	var all bytes.Buffer
+	w := tar.NewWriter(&all)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+".tar", all.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir + ".tar"
+}
+
+func writeDockerArchive(t *testing.T, s *Store, image v1.Image) string {
+	t.Helper()
+	tag, err := name.NewTag("example.org/image:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.Share, "saved.tar")
+	if err := tarball.WriteToFile(path, tag, image); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestLocal pulls an image from a layout, as a directory and as an archive, and from what docker save writes.
+func TestLocal(t *testing.T) {
+	s := newTestStore(t, 16<<20)
+	image := localImage(t)
+	dir := writeLayout(t, s, "layout", image)
+	for i, reference := range []string{
+		layoutPrefix + dir, layoutPrefix + archiveDir(t, dir), dockerArchivePrefix + writeDockerArchive(t, s, image),
+	} {
+		info, _, err := s.pullForTest(t, reference)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if info.Reference != reference || info.LayerCount != 2 {
+			t.Errorf("%s: %+v", reference, info)
+		}
+		root := mustPrepare(t, s, reference, fmt.Sprint("w", i))
+		if a, b := look(root, "a"), look(root, "b"); a != "none" || b != "2" {
+			t.Errorf("%s: a is %s, b is %s", reference, a, b)
+		}
+	}
+	if layers, err := os.ReadDir(filepath.Join(s.Root, layersDir)); err != nil || len(layers) != 2 {
+		t.Errorf("%d layers, %v: the three images have the same two", len(layers), err)
+	}
+}
+
+// TestLocalRefuses has images that are not whole, not what they say, or not to be reached.
+func TestLocalRefuses(t *testing.T) {
+	outside := writeLayout(t, &Store{Options{Share: t.TempDir()}}, "layout", localImage(t))
+	for name, test := range map[string]struct {
+		make func(t *testing.T, s *Store) string
+		is   func(error) bool
+	}{
+		"link out of the share": {func(t *testing.T, s *Store) string {
+			path := filepath.Join(s.Share, "link")
+			if err := os.Symlink(outside, path); err != nil {
+				t.Fatal(err)
+			}
+			return layoutPrefix + path
+		}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "escapes") }},
+		"blob missing": {func(t *testing.T, s *Store) string { return layoutPrefix + spoil(t, s, os.Remove) },
+			func(err error) bool { return err != nil && strings.Contains(err.Error(), "no such file") }},
+		"blob changed": {func(t *testing.T, s *Store) string {
+			return layoutPrefix + spoil(t, s, func(path string) error {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				text[len(text)/2] ^= 1
+				return os.WriteFile(path, text, 0o600)
+			})
+		}, func(err error) bool { return err != nil }},
+		"blob longer": {func(t *testing.T, s *Store) string {
+			return layoutPrefix + spoil(t, s, func(path string) error {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(path, append(text, 0), 0o600)
+			})
+		}, func(err error) bool { return err != nil }},
+		"no archive": {func(t *testing.T, s *Store) string {
+			path := filepath.Join(s.Share, "text")
+			if err := os.WriteFile(path, bytes.Repeat([]byte("text"), 1000), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return dockerArchivePrefix + path
+		}, errdefs.IsDataLoss},
+		"two images": {func(t *testing.T, s *Store) string {
+			return layoutPrefix + writeLayout(t, s, "layout", localImage(t), imageOf(t, archiveOf(t, regular("a", "1"))))
+		}, errdefs.IsDataLoss},
+		"empty": {func(t *testing.T, s *Store) string { return layoutPrefix + s.Share }, errdefs.IsNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTestStore(t, 16<<20)
+			if _, _, err := s.pullForTest(t, test.make(t, s)); !test.is(err) {
+				t.Errorf("got %v", err)
+			}
+			if list, err := s.List(); err != nil || len(list) > 0 {
+				t.Errorf("images: %+v, %v", list, err)
+			}
+		})
+	}
+}
+
+// spoil changes the blob of the upper layer, which is the smallest of a layout.
+func spoil(t *testing.T, s *Store, change func(path string) error) string {
+	t.Helper()
+	image := localImage(t)
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := writeLayout(t, s, "layout", image)
+	path := filepath.Join(dir, filepath.FromSlash(blobName(digest)))
+	if err := os.Chmod(path, fs.FileMode(0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := change(path); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// FuzzArchive: whatever an archive says, each file lies in it, and nothing of it makes reading it fail otherwise than by an error.
+func FuzzArchive(f *testing.F) {
+	f.Add(archiveOf(f, regular("index.json", "{}"), regular("manifest.json", `[{"Config":"c","Layers":["l"]}]`), regular("c", "{}")))
+	f.Add(archiveOf(f, regular("index.json", `{"manifests":[{"digest":"sha256:`+strings.Repeat("0", 64)+`","size":1}]}`)))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "archive")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		all, err := newArchive(file)
+		if err != nil {
+			return
+		}
+		for name, found := range all.files {
+			if found.offset < 0 || found.size < 0 || found.offset > int64(len(text)) {
+				t.Errorf("%q is at %d, %d bytes of %d", name, found.offset, found.size, len(text))
+			}
+		}
+		platform, err := parsePlatform(nil, testArchitecture)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = readLayout(all, platform)
+		_, _ = readDockerArchive(all)
+	})
+}
+
+// FuzzReference: whatever a reference says, a local one lies below the share.
+func FuzzReference(f *testing.F) {
+	f.Add("alpine")
+	f.Add("oci-layout:/share/a/../b")
+	f.Add("docker-archive:/share/../etc/passwd")
+	f.Fuzz(func(t *testing.T, text string) {
+		ref, err := parseReference(text, "/share")
+		if err != nil {
+			return
+		}
+		if ref.remote == nil && !filepath.IsLocal(ref.path) || ref.text == "" {
+			t.Errorf("%+v", ref)
+		}
+	})
+}
