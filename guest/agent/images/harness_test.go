@@ -116,14 +116,16 @@ func imageOf(t testing.TB, layers ...[]byte) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var all []v1.Layer
 	for _, archive := range layers {
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil })
 		if err != nil {
 			t.Fatal(err)
 		}
-		if image, err = mutate.AppendLayers(image, layer); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, layer)
+	}
+	if image, err = mutate.AppendLayers(image, all...); err != nil {
+		t.Fatal(err)
 	}
 	return image
 }

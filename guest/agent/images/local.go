@@ -106,14 +106,13 @@ func newArchive(file *os.File) (archived, error) {
 			return result, nil
 		}
 		if err != nil {
-			return result, fmt.Errorf("%s is no tar archive (a compressed one is to be decompressed first): %w: %w", file.Name(), err,
-				errdefs.ErrDataLoss)
+			return result, fmt.Errorf("it is no tar archive (a compressed one is to be decompressed first): %w: %w", err, errdefs.ErrDataLoss)
 		}
 		if header.Typeflag != tar.TypeReg {
 			continue
 		}
 		if len(result.files) >= maxArchived {
-			return result, fmt.Errorf("%s has more than %d files: %w", file.Name(), maxArchived, errdefs.ErrDataLoss)
+			return result, fmt.Errorf("the archive has more than %d files: %w", maxArchived, errdefs.ErrDataLoss)
 		}
 		// The reader takes whole blocks only and seeks past what is not asked for: it stands where the file begins.
 		offset, err := file.Seek(0, io.SeekCurrent)
@@ -127,7 +126,7 @@ func newArchive(file *os.File) (archived, error) {
 func (a archived) open(name string) (io.ReadCloser, int64, error) {
 	found, ok := a.files[path.Clean(name)]
 	if !ok {
-		return nil, 0, fmt.Errorf("%.256q is not in %s: %w", name, a.file.Name(), fs.ErrNotExist)
+		return nil, 0, fmt.Errorf("%.256q is not in the archive: %w", name, fs.ErrNotExist)
 	}
 	return io.NopCloser(io.NewSectionReader(a.file, found.offset, found.size)), found.size, nil
 }

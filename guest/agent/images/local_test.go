@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -176,35 +177,49 @@ func spoil(t *testing.T, s *Store, change func(path string) error) string {
 	return dir
 }
 
-// FuzzArchive: whatever an archive says, each file lies in it, and nothing of it makes reading it fail otherwise than by an error.
-func FuzzArchive(f *testing.F) {
-	f.Add(archiveOf(f, regular("index.json", "{}"), regular("manifest.json", `[{"Config":"c","Layers":["l"]}]`), regular("c", "{}")))
-	f.Add(archiveOf(f, regular("index.json", `{"manifests":[{"digest":"sha256:`+strings.Repeat("0", 64)+`","size":1}]}`)))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		path := filepath.Join(t.TempDir(), "archive")
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
+// documents are the files of a local image in memory.
+type documents map[string]string
+
+func (d documents) open(name string) (io.ReadCloser, int64, error) {
+	text, ok := d[name]
+	if !ok {
+		return nil, 0, fs.ErrNotExist
+	}
+	return io.NopCloser(strings.NewReader(text)), int64(len(text)), nil
+}
+
+// FuzzLocal: whatever the documents of a local image say, it is an error or an image whose layers are all of its configuration.
+func FuzzLocal(f *testing.F) {
+	const config = `{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["sha256:` +
+		"0000000000000000000000000000000000000000000000000000000000000000" + `"]}}`
+	f.Add(`{"manifests":[{"digest":"DIGEST","size":1}]}`, `{"config":{"digest":"DIGEST"},"layers":[{"digest":"DIGEST","size":2}]}`, config)
+	f.Add(`{"manifests":[]}`, `[{"Config":"config","Layers":["layer"]}]`, config)
+	f.Fuzz(func(t *testing.T, index, manifest, config string) {
+		all := documents{"manifest.json": manifest, "config": config, "layer": "x"}
+		put := func(text string) string { // as a blob
+			digest := digestOf([]byte(text))
+			all["blobs/sha256/"+hexOf(digest)] = text
+			return digest
 		}
-		file, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-		all, err := newArchive(file)
-		if err != nil {
-			return
-		}
-		for name, found := range all.files {
-			if found.offset < 0 || found.size < 0 || found.offset > int64(len(text)) {
-				t.Errorf("%q is at %d, %d bytes of %d", name, found.offset, found.size, len(text))
+		layout := strings.ReplaceAll(manifest, "DIGEST", put(config))
+		all["index.json"] = strings.ReplaceAll(index, "DIGEST", put(layout))
+		platform := v1.Platform{OS: "linux", Architecture: "amd64"}
+		for _, read := range []func() (*source, error){
+			func() (*source, error) { return readLayout(all, platform) },
+			func() (*source, error) { return readDockerArchive(all) },
+		} {
+			image, err := read()
+			if err != nil {
+				continue
 			}
+			_ = image.info("reference")
+			for _, layer := range image.layers {
+				if len(hexOf(layer.diffID)) != 64 {
+					t.Errorf("layer %+v", layer)
+				}
+			}
+			chainIDs(image.layers)
 		}
-		platform, err := parsePlatform(nil, testArchitecture)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = readLayout(all, platform)
-		_, _ = readDockerArchive(all)
 	})
 }
 

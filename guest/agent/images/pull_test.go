@@ -3,10 +3,12 @@ package images
 import (
 	"archive/tar"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"runtime"
@@ -227,12 +229,9 @@ func hangUp(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 
 // noise is text that does not compress.
 func noise(size int) string {
-	var text strings.Builder
-	for state := uint64(1); text.Len() < size; {
-		state = state*6364136223846793005 + 1442695040888963407
-		fmt.Fprintf(&text, "%016x", state)
-	}
-	return text.String()
+	text := make([]byte, size/2)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(text) // never fails
+	return hex.EncodeToString(text)
 }
 
 // TestRegistryBreaksOff: a registry that hangs up half-way is asked for the rest; if it never gives it, the pull fails.
