@@ -94,3 +94,41 @@ func TestSidecarServe(t *testing.T) {
 		t.Errorf("the sidecar left %v, %v", left, err)
 	}
 }
+
+// innerConfig is of a containerd in a container, which needs nothing that is not there.
+const innerConfig = `version = 3
+root = "/run/inner/root"
+state = "/run/inner/state"
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+`
+
+// TestContainerdInside reaches a containerd that runs in a privileged container, from the sandbox's socket on the host, and by a FIFO what
+// is written in that container.
+func TestContainerdInside(t *testing.T) {
+	s := limpetOnly(t)
+	config := filepath.Join(s.TempDir(), "config.toml")
+	s.must(os.WriteFile(config, []byte(innerConfig), 0o600))
+	program, err := filepath.EvalSymlinks(daemon.Build.Path("bin/containerd"))
+	s.must(err)
+	c := s.start([]string{
+		"--privileged", "--mount", "type=bind,src=" + config + ",dst=/etc/containerd.toml,options=bind:ro",
+		"--mount", "type=bind,src=" + program + ",dst=/bin/containerd,options=bind:ro",
+	}, "containerd", "--config", "/etc/containerd.toml")
+	door := c.streamDoor()
+	s.must(c.exec(nil, "sh", "-c", "until [ -S /run/containerd/containerd.sock ]; do usleep 50000; done").Err())
+
+	ctr := s.proxy(door)
+	if images := ctr("images", "ls", "--quiet"); images.Stdout != "" || images.Err() != nil {
+		t.Errorf("images at first: %q, %v", images.Stdout, images.Err())
+	}
+	s.must(ctr("images", "import", "--local", daemon.Build.Path("busybox.tar")).Err())
+	if images := ctr("images", "ls", "--quiet"); images.Stdout != harness.Image+"\n" {
+		t.Errorf("images after the import: %q, %v", images.Stdout, images.Err())
+	}
+	fifo, output := s.openOutput(door)
+	s.must(c.exec([]string{"--user", "1234"}, "sh", "-c", "echo Compiling ... >"+fifo).Err())
+	if text, err := io.ReadAll(output.lines); string(text) != "Compiling ...\n" || err != nil {
+		t.Errorf("the FIFO told %q, %v", text, err)
+	}
+	s.must(c.exec(nil, "sh", "-c", "[ ! -e "+fifo+" ]").Err())
+}

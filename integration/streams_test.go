@@ -52,6 +52,9 @@ func TestStreamDoor(t *testing.T) {
 			t.Errorf("%q: %+v", nobody, refused)
 		}
 	}
+	if none := s.stream(door, "", "0"); none.Stdout != "" || none.Err() != nil {
+		t.Errorf("without a containerd in the guest: %q, %v", none.Stdout, none.Err())
+	}
 	s.wantHungUp("unix", door)
 }
 
