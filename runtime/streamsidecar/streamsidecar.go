@@ -30,21 +30,26 @@ type Services map[protocol.StreamKind]Service
 
 // Serve reads a visitor's preamble and serves it. The visitor is the caller's, who closes it afterwards, or when the context ends.
 func (s Services) Serve(ctx context.Context, visitor Visitor) error {
-	if err := visitor.SetDeadline(time.Now().Add(protocol.PreambleTimeout)); err != nil {
+	return s.serve(ctx, visitor, protocol.PreambleTimeout)
+}
+
+// serve gives the visitor that long for his preamble.
+func (s Services) serve(ctx context.Context, visitor Visitor, limit time.Duration) error {
+	if err := visitor.SetDeadline(time.Now().Add(limit)); err != nil {
 		return fmt.Errorf("serve a byte stream: %w", err)
 	}
 	preamble, err := protocol.ReadPreamble(visitor)
 	if err != nil {
 		return err
 	}
-	serve := s[preamble.Kind]
-	if serve == nil {
+	service := s[preamble.Kind]
+	if service == nil {
 		return fmt.Errorf("byte streams of kind %#x are not served here: %w", uint8(preamble.Kind), errdefs.ErrInvalidArgument)
 	}
 	if err := visitor.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("serve a byte stream: %w", err)
 	}
-	if err := serve(ctx, visitor, preamble); err != nil {
+	if err := service(ctx, visitor, preamble); err != nil {
 		return fmt.Errorf("byte stream of kind %#x: %w", uint8(preamble.Kind), err)
 	}
 	return nil

@@ -26,6 +26,12 @@ type client struct {
 // visit has services serve a new connection over a network, "unix" or "tcp".
 func visit(t *testing.T, network string, services Services) client {
 	t.Helper()
+	return visitWithin(t, network, services, testTimeout)
+}
+
+// visitWithin does so with a limit for the preamble.
+func visitWithin(t *testing.T, network string, services Services, limit time.Duration) client {
+	t.Helper()
 	address := "127.0.0.1:0"
 	if network == "unix" {
 		address = filepath.Join(t.TempDir(), "socket")
@@ -51,7 +57,7 @@ func visit(t *testing.T, network string, services Services) client {
 	go func() {
 		defer served.Close()
 		defer context.AfterFunc(ctx, func() { served.Close() })()
-		c.ended <- services.Serve(ctx, served.(Visitor))
+		c.ended <- services.serve(ctx, served.(Visitor), limit)
 	}()
 	t.Cleanup(func() {
 		conn.Close()
@@ -260,7 +266,33 @@ func TestContextEnds(t *testing.T) {
 	}
 }
 
-// TestWrongPreamble is hung up on without one byte, and so is who does not say what he wants.
+// TestSilent hangs up on who does not say in time what he wants; once he has, he may be silent.
+func TestSilent(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	c := visitWithin(t, "tcp", OfGuest(make(fakeGuest)), limit)
+	c.say("danger noodle")
+	c.wantEnd()
+	guest := make(fakeGuest, 1)
+	c = visitWithin(t, "tcp", OfGuest(guest), limit)
+	c.say("danger noodle\x00")
+	far := <-guest
+	if err := c.SetReadDeadline(time.Now().Add(2 * limit)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a stream that is silent: %d bytes, %v", n, err)
+	}
+	if err := c.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	go io.WriteString(far, "that")
+	c.want("that")
+	if protocol.PreambleTimeout != 10*time.Second {
+		t.Error("the limit is not the one that is promised")
+	}
+}
+
+// TestWrongPreamble is hung up on without one byte, and so is one that breaks off.
 func TestWrongPreamble(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		for _, text := range []string{"GET / HTTP/1.1\r\n\r\n", "Danger noodle\x41\x00\x50", "danger noodle\x06", "danger noodle\xff"} {
