@@ -52,6 +52,16 @@ func TestStreamDoor(t *testing.T) {
 			t.Errorf("%q: %+v", nobody, refused)
 		}
 	}
+	listeners, err := net.Dial("unix", door)
+	s.must(err)
+	defer listeners.Close()
+	s.must(listeners.SetDeadline(time.Now().Add(testTimeout / 2)))
+	_, err = io.WriteString(listeners, "danger noodle\x43")
+	s.must(err)
+	list := make([]byte, 6) // a status, how many, the port, whether it is on loopback alone
+	if _, err := io.ReadFull(listeners, list); string(list) != "\x00\x00\x01\x1f\x90\x00" || err != nil {
+		t.Errorf("the listeners are %x, %v", list, err)
+	}
 	if none := s.stream(door, "", "0"); none.Stdout != "" || none.Err() != nil {
 		t.Errorf("without a containerd in the guest: %q, %v", none.Stdout, none.Err())
 	}
