@@ -56,17 +56,19 @@ func (s *specification) hasNamespace(kind specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
-// localize returns the specification with this guest's rootfs, control group and namespaces, and the terminal's size, and all else
-// unchanged.
-func localize(raw json.RawMessage, rootfs, cgroup string, namespaces []specs.LinuxNamespace, size *protocol.Size) ([]byte, error) {
+// localize returns the specification with this guest's rootfs, control group and namespaces, with the user as he is known there, and the
+// terminal's size, and all else unchanged.
+func localize(raw json.RawMessage, rootfs, cgroup string, namespaces []specs.LinuxNamespace, user specs.User, size *protocol.Size,
+) ([]byte, error) {
 	return edit(raw, map[string]func(json.RawMessage) (json.RawMessage, error){
 		"root":  setter(map[string]any{"path": rootfs}),
 		"linux": setter(map[string]any{"cgroupsPath": cgroup, "namespaces": namespaces}),
 		"process": func(process json.RawMessage) (json.RawMessage, error) {
-			if size == nil {
-				return process, nil
+			changes := map[string]any{"user": user}
+			if size != nil {
+				changes["consoleSize"] = boxOf(*size)
 			}
-			return setter(map[string]any{"consoleSize": boxOf(*size)})(process)
+			return setter(changes)(process)
 		},
 	})
 }

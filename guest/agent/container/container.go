@@ -108,7 +108,10 @@ func (c *Container) run(ctx context.Context, m protocol.Run) (_ *Process, err er
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}
 	c.see(space, spec.Process)
-	localized, err := localize(m.Spec, c.rootfs, "/"+cgroupName(c.id), namespaces, m.Size)
+	if err := resolveUser(c.rootfs, &spec.Process.User); err != nil {
+		return nil, fmt.Errorf("run container %s: %w", c.id, err)
+	}
+	localized, err := localize(m.Spec, c.rootfs, "/"+cgroupName(c.id), namespaces, spec.Process.User, m.Size)
 	if err != nil {
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}
@@ -144,6 +147,9 @@ func (c *Container) exec(ctx context.Context, m protocol.Exec) (_ *Process, err 
 		return nil, err
 	}
 	defer c.endExec()
+	if err := resolveUser(c.rootfs, &process.User); err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
+	}
 	if err := c.set.reserve(m.RequestID, c); err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}

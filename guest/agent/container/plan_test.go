@@ -39,12 +39,12 @@ func TestLocalize(t *testing.T) {
 	raw := `{"ociVersion": "1.0.2", "root": {"path": "x", "readonly": true}, "process": {"args": ["a"], "new": 1},
 		"linux": {"cgroupsPath": "/x", "namespaces": [{"type": "ipc", "path": "pod"}], "new": {"a": [1]}}, "new": null}`
 	namespaces := []specs.LinuxNamespace{{Type: "ipc", Path: "/proc/7/ns/ipc"}, {Type: "mount"}}
-	got, err := localize(json.RawMessage(raw), "/share/c", "/limpet-c", namespaces, &protocol.Size{Cols: 80, Rows: 24})
+	got, err := localize(json.RawMessage(raw), "/share/c", "/limpet-c", namespaces, specs.User{UID: 5, GID: 6}, &protocol.Size{Cols: 80, Rows: 24})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"ociVersion": "1.0.2", "root": {"path": "/share/c", "readonly": true},
-		"process": {"args": ["a"], "new": 1, "consoleSize": {"width": 80, "height": 24}},
+		"process": {"args": ["a"], "new": 1, "user": {"uid": 5, "gid": 6}, "consoleSize": {"width": 80, "height": 24}},
 		"linux": {"cgroupsPath": "/limpet-c", "namespaces": [{"type": "ipc", "path": "/proc/7/ns/ipc"}, {"type": "mount"}],
 			"new": {"a": [1]}}, "new": null}`
 	var g, w any
@@ -52,7 +52,7 @@ func TestLocalize(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for _, bad := range []string{`[]`, `{"root": 1}`, `{"linux": "x"}`} {
-		if _, err := localize(json.RawMessage(bad), "/r", "/c", nil, nil); !errdefs.IsInvalidArgument(err) {
+		if _, err := localize(json.RawMessage(bad), "/r", "/c", nil, specs.User{}, nil); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("localize(%s): %v", bad, err)
 		}
 	}
