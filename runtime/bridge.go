@@ -10,7 +10,7 @@ import (
 
 // NetworkPath is where MakeNetwork makes the network namespace of a sandbox.
 func NetworkPath(stateDir, namespace, id string) string {
-	return filepath.Join(statePath(stateDir, namespace, id), netnsFile)
+	return filepath.Join(StatePath(stateDir, namespace, id), netnsFile)
 }
 
 // MakeNetwork makes a network of limpet's own for the sandbox, as the configuration describes it: a network namespace at NetworkPath, for

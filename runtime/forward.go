@@ -3,9 +3,12 @@ package runtime
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/runtime/forward"
 	"github.com/limpet-run/limpet/runtime/network"
 )
 
@@ -46,4 +49,27 @@ func (l *connection) forwardLoopback() error {
 		err = errors.Join(err, l.forwarder.Listen(listener, network.OriginalPort))
 	}
 	return err
+}
+
+// Publish passes the TCP connections of a listener of the host's on to a port of the guest's loopback, as long as the sandbox runs. The
+// listener is the sandbox's from the call on.
+func (s *Sandbox) Publish(listener net.Listener, port uint16) error {
+	forwarder := forward.New(s.dialPort, s.log)
+	if err := forwarder.Listen(listener, func(*net.TCPConn) (uint16, error) { return port, nil }); err != nil {
+		return err
+	}
+	s.undo.push("close the listener "+listener.Addr().String(), func(context.Context) error {
+		forwarder.Close()
+		return nil
+	})
+	go func() { // not every backend of vsock ends its connections with the machine
+		<-s.lost
+		forwarder.Close()
+	}()
+	return nil
+}
+
+// dialPort connects to a port of the guest's loopback.
+func (s *Sandbox) dialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
+	return s.guest.DialPort(ctx, port)
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/forward"
 	"github.com/limpet-run/limpet/runtime/network"
@@ -120,10 +119,7 @@ type connection struct {
 
 // newConnection takes over the namespace. The agent is not spoken to before there is something to forward.
 func (s *Sandbox) newConnection(namespace *network.Namespace, own bool, subnet netip.Prefix) *connection {
-	dial := func(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
-		return s.guest.DialPort(ctx, port)
-	}
-	return &connection{namespace: namespace, own: own, subnet: subnet, forwarder: forward.New(dial, s.log)}
+	return &connection{namespace: namespace, own: own, subnet: subnet, forwarder: forward.New(s.dialPort, s.log)}
 }
 
 // isHost tells whether the network is the host's.

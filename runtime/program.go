@@ -40,8 +40,9 @@ func programPlaces(process *specs.Process) []string {
 	return places
 }
 
-// checkProgram is an ErrNotFound if the container's program is certainly not in its root file system, so that Create fails where its
-// caller can still mend it, and not Start. What a mount of the container covers is not judged: the mounts are made by Start.
+// checkProgram is an ErrNotFound if the container's program is certainly not in its root file system, and an ErrPermissionDenied if it
+// cannot be executed, so that Create fails where its caller can still mend it, and not Start. What a mount of the container covers is not
+// judged: the mounts are made by Start.
 func checkProgram(root string, spec *specs.Spec) error {
 	mounted := func(file string) bool {
 		for _, mount := range spec.Mounts {
@@ -51,6 +52,7 @@ func checkProgram(root string, spec *specs.Spec) error {
 		}
 		return false
 	}
+	denied := false
 	for _, place := range programPlaces(spec.Process) {
 		if mounted(place) {
 			return nil
@@ -62,10 +64,18 @@ func checkProgram(root string, spec *specs.Spec) error {
 		if mounted(strings.TrimPrefix(file, root)) {
 			return nil
 		}
-		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		info, err := os.Stat(file)
+		switch {
+		case err != nil:
+		case info.Mode().IsRegular() && info.Mode()&0o111 != 0:
 			return nil
+		default:
+			denied = true
 		}
 	}
-	return fmt.Errorf("program %q is not in its root file system, or cannot be executed: check the command and $PATH: %w",
-		spec.Process.Args[0], errdefs.ErrNotFound)
+	if denied {
+		return fmt.Errorf("program %q cannot be executed: it is no file with the permission to: %w", spec.Process.Args[0],
+			errdefs.ErrPermissionDenied)
+	}
+	return fmt.Errorf("program %q is not in its root file system: check the command and $PATH: %w", spec.Process.Args[0], errdefs.ErrNotFound)
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,16 +52,18 @@ func TestCheckProgram(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for program, found := range map[string]bool{
-		"tool": true, "/bin/tool": true, "absolute": true, "relative": true,
-		"text": false, "loop": false, "outside": false, "nothing": false, "/bin": false, "/nowhere/tool": false,
-		"/srv/tool": true, "volume": true, // who knows
+	found, missing, denied := error(nil), errdefs.ErrNotFound, errdefs.ErrPermissionDenied
+	for program, want := range map[string]error{
+		"tool": found, "/bin/tool": found, "absolute": found, "relative": found,
+		"loop": missing, "outside": missing, "nothing": missing, "/nowhere/tool": missing,
+		"text": denied, "/bin": denied,
+		"/srv/tool": found, "volume": found, // who knows
 	} {
 		spec := &specs.Spec{
 			Process: &specs.Process{Args: []string{program}, Cwd: "/", Env: []string{"PATH=/opt:/bin"}},
 			Mounts:  []specs.Mount{{Destination: "/srv"}, {Destination: "/proc"}},
 		}
-		if err := checkProgram(root, spec); err == nil != found || err != nil && !errdefs.IsNotFound(err) {
+		if err := checkProgram(root, spec); !errors.Is(err, want) {
 			t.Errorf("%s: got %v", program, err)
 		}
 	}

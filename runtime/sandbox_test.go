@@ -21,7 +21,7 @@ import (
 func TestSandbox(t *testing.T) {
 	w := newTestSandbox(t)
 	state, err := os.Readlink(filepath.Join(w.bundle, stateLink))
-	if err != nil || state != statePath(w.state, "test", "box") {
+	if err != nil || state != StatePath(w.state, "test", "box") {
 		t.Errorf("the bundle's link: %s, %v", state, err)
 	}
 	if _, err := newSandbox(t.Context(), w.options(t), w.platform); !errdefs.IsAlreadyExists(err) {

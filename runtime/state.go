@@ -87,8 +87,8 @@ type stateDir struct {
 	removed bool // or about to be: nothing is written any more
 }
 
-// statePath is the directory of a sandbox: a short name, because unix sockets lie below it and their paths are limited.
-func statePath(root, namespace, id string) string {
+// StatePath is the directory of a sandbox: a short name, because unix sockets lie below it and their paths are limited.
+func StatePath(root, namespace, id string) string {
 	sum := sha256.Sum256([]byte(namespace + "/" + id))
 	return filepath.Join(root, hex.EncodeToString(sum[:8]))
 }
@@ -96,7 +96,7 @@ func statePath(root, namespace, id string) string {
 // createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle. One that is left over of a shim
 // that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
 func createStateDir(ctx context.Context, root string, first record) (_ *stateDir, err error) {
-	dir := &stateDir{path: statePath(root, first.Namespace, first.ID), record: first}
+	dir := &stateDir{path: StatePath(root, first.Namespace, first.ID), record: first}
 	if dir.record.Holder, err = hypervisor.NewProcess(filepath.Base(os.Args[0]), os.Getpid()); err != nil {
 		return nil, err
 	}
