@@ -36,11 +36,11 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := &cli.App{
 		Name:      "limpet",
-		Usage:     "containers in microVMs, under containerd",
+		Usage:     "containers in microVMs, with containerd and without",
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			psCommand(), inspectCommand(), traceCommand(), sidecarCommand(), doctorCommand(), installCommand(), configCommand(),
+			runCommand(), psCommand(), inspectCommand(), traceCommand(), sidecarCommand(), doctorCommand(), installCommand(), configCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -50,23 +50,49 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		},
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
+
+		DisableSliceFlagSeparator: true, // a value may have a comma in it
 	}
 	err := app.RunContext(ctx, args)
-	if err != nil && !errors.Is(err, errFailed) {
-		fmt.Fprintln(stderr, "limpet:", err)
+	if text := errorText(err); text != "" {
+		fmt.Fprintln(stderr, "limpet:", text)
 	}
 	return exitCode(err)
 }
 
 type usageError struct{ error }
 
+// statusError ends the program with that exit status. err is nil if there is nothing to say.
+type statusError struct {
+	err  error
+	code int
+}
+
+func (e statusError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+// errorText is what there is to say of an error.
+func errorText(err error) string {
+	if err == nil || errors.Is(err, errFailed) {
+		return ""
+	}
+	return err.Error()
+}
+
 func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 
 func exitCode(err error) int {
 	var usage usageError
+	var status statusError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &status):
+		return status.code
 	case errors.As(err, &usage):
 		return exitUsage
 	default:

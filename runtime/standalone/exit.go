@@ -1,0 +1,72 @@
+package standalone
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/runtime"
+)
+
+// Exit statuses that are not the command's own, as shells and container tools have them.
+const (
+	CodeTimeout       = 124 // the command was killed because its time was over
+	CodeFailure       = 125 // limpet failed
+	CodeNotExecutable = 126
+	CodeNotFound      = 127
+	CodeSignal        = 128 // and the signal's number
+)
+
+// StartError is a run that did not come to run its command. Code is the exit status that says so.
+type StartError struct {
+	Err  error
+	Code int
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what went wrong.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Code is the exit status that an error of Start stands for.
+func Code(err error) int {
+	if start, ok := errors.AsType[*StartError](err); ok {
+		return start.Code
+	}
+	return CodeFailure
+}
+
+// programError tells by its exit status whether a container could not be created or started because of its program.
+func programError(err error) error {
+	text := err.Error()
+	code := CodeFailure
+	switch {
+	case errdefs.IsPermissionDenied(err), saysAny(text, "open executable: Permission denied", "Exec format error"):
+		code = CodeNotExecutable
+	case errdefs.IsNotFound(err), strings.Contains(text, "executable file"), saysAny(text, "cannot find", "exec: No such file"):
+		code = CodeNotFound
+	}
+	return &StartError{Err: err, Code: code}
+}
+
+func saysAny(text string, parts ...string) bool {
+	for _, part := range parts {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// exitOf is how a run ended whose command ended so.
+func exitOf(status runtime.ExitStatus, timedOut bool) Exit {
+	exit := Exit{Code: int(status.Code), Reason: status.Reason, At: status.At}
+	switch {
+	case timedOut:
+		exit.Code, exit.Reason = CodeTimeout, "timeout"
+	case status.Reason == "vm lost":
+		exit.Code = CodeFailure
+	}
+	return exit
+}

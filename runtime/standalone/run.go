@@ -1,0 +1,280 @@
+package standalone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/door"
+)
+
+const (
+	// stopTimeout is how long the end of a sandbox may take: the guest has half of it, then the machine is ended.
+	stopTimeout = 15 * time.Second
+	// killTimeout is how long the guest may take to kill a command.
+	killTimeout = 10 * time.Second
+)
+
+// Options says how to run a Request.
+type Options struct {
+	Request  Request
+	Config   config.Config
+	IO       runtime.IO // of the command; the run owns it from the call on
+	Detached bool       // the run goes on in the background: it is remembered when it has ended, unless the request says otherwise
+	// Progress is told what is being done; it does not block. Nil: nobody is.
+	Progress func(text string)
+	Logger   *slog.Logger
+}
+
+// Run is a command in a microVM. Its methods are safe for concurrent use. Its starter must Close it.
+type Run struct {
+	options   Options
+	place     *place
+	door      *door.Door
+	sandbox   *runtime.Sandbox
+	container *runtime.Container
+	outputs   []*outlet
+	abandon   context.CancelCauseFunc // ends a start
+	started   chan struct{}           // closed when the command has been started
+	began     time.Time               // of the command
+	closed    chan struct{}           // closed when nothing is left of it
+	timedOut  atomic.Bool
+}
+
+// Start starts a run: its command runs when Start returns. On error nothing of it is left, and Code(err) is the exit status for it.
+func Start(ctx context.Context, options Options) (*Run, error) {
+	r := &Run{options: options, started: make(chan struct{}), closed: make(chan struct{})}
+	ctx, r.abandon = context.WithCancelCause(ctx)
+	defer r.abandon(nil)
+	for _, sink := range []*io.WriteCloser{&r.options.IO.Stdout, &r.options.IO.Stderr} {
+		if *sink != nil {
+			outlet := newOutlet(*sink)
+			r.outputs = append(r.outputs, outlet)
+			*sink = outlet
+		}
+	}
+	if err := r.start(ctx); err != nil {
+		if ctx.Err() != nil { // what a cancelled step says of it is less than what cancelled it
+			err = context.Cause(ctx)
+		}
+		err = fmt.Errorf("run %s: %w", options.Request.Name, err)
+		if r.container == nil {
+			closeIO(r.options.IO)
+		}
+		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		return nil, errors.Join(err, r.undo(undoCtx, nil))
+	}
+	return r, nil
+}
+
+func (r *Run) start(ctx context.Context) error {
+	request := r.options.Request
+	root, err := rootDirectory(request.Source)
+	if err != nil {
+		return err
+	}
+	if err := Sweep(ctx, r.options.Config.StateDir); err != nil {
+		r.options.Logger.Warn("what killed runs left is still there", "error", err)
+	}
+	first := Record{Request: request, State: StateStarting, Holder: os.Getpid(), Detached: r.options.Detached, Began: time.Now()}
+	if r.place, err = claimPlace(ctx, r.options.Config.StateDir, first); err != nil {
+		return err
+	}
+	if r.door, err = door.Open("unix", filepath.Join(r.place.path, controlDoor), r.options.Logger, r.serveControl); err != nil {
+		return err
+	}
+	if err := r.writeBundle(Image{}, root); err != nil {
+		return err
+	}
+	r.progress("starting a virtual machine")
+	if r.sandbox, err = runtime.NewSandbox(ctx, runtime.SandboxOptions{
+		ID: request.Name, Namespace: Namespace, Bundle: r.place.path, Config: r.options.Config, Observer: observer{}, Logger: r.options.Logger,
+	}); err != nil {
+		return err
+	}
+	if err := r.openPorts(ctx); err != nil {
+		return err
+	}
+	r.progress("starting the command")
+	if err := r.startCommand(ctx); err != nil {
+		return programError(err)
+	}
+	r.progress("")
+	if err := r.place.update(func(record *Record) { record.State = StateRunning }); err != nil {
+		return err
+	}
+	close(r.started)
+	return nil
+}
+
+// rootDirectory is the root file system that a source is.
+func rootDirectory(source string) (string, error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return "", fmt.Errorf("root file system: %w: %w", err, errdefs.ErrNotFound)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("root file system %s is not a directory: %w", source, errdefs.ErrInvalidArgument)
+	}
+	return source, nil
+}
+
+// writeBundle makes the place the container's bundle.
+func (r *Run) writeBundle(image Image, root string) error {
+	request := r.options.Request
+	files, err := writeFiles(r.place.path, firstOf(request.Hostname, request.Name))
+	if err != nil {
+		return err
+	}
+	spec, err := NewSpec(request, image, root, files)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(r.place.path, configFile), text, 0o600); err != nil {
+		return fmt.Errorf("write the bundle: %w", err)
+	}
+	return nil
+}
+
+// openPorts listens where the request says, and leads who connects there to the guest.
+func (r *Run) openPorts(ctx context.Context) error {
+	var open []Port
+	for _, port := range r.options.Request.Ports {
+		address := net.JoinHostPort(port.Address, strconv.Itoa(int(port.Host)))
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listen for port %d of the guest: %w", port.Guest, err)
+		}
+		port.Host = uint16(listener.Addr().(*net.TCPAddr).Port)
+		if err := r.sandbox.Publish(listener, port.Guest); err != nil {
+			return err
+		}
+		open = append(open, port)
+	}
+	return r.place.update(func(record *Record) { record.Ports = open })
+}
+
+func (r *Run) startCommand(ctx context.Context) error {
+	container, err := r.sandbox.CreateContainer(ctx, runtime.ContainerOptions{
+		ID: r.options.Request.Name, Bundle: r.place.path, IO: r.options.IO,
+	})
+	if err != nil {
+		return err
+	}
+	r.container = container
+	if err := container.Init().Start(ctx); err != nil {
+		return err
+	}
+	r.began = time.Now()
+	return nil
+}
+
+func (r *Run) progress(text string) {
+	if r.options.Progress != nil {
+		r.options.Progress(text)
+	}
+}
+
+// Record is what is known of the run.
+func (r *Run) Record() Record {
+	r.place.mu.Lock()
+	defer r.place.mu.Unlock()
+	return r.place.record
+}
+
+// Signal sends the command a signal. One that has ended is an ErrNotFound.
+func (r *Run) Signal(ctx context.Context, signal unix.Signal) error {
+	return r.container.Init().Kill(ctx, uint32(signal), false)
+}
+
+// Resize sets the size of the command's terminal.
+func (r *Run) Resize(ctx context.Context, size Size) error {
+	return r.container.Init().Resize(ctx, uint32(size.Columns), uint32(size.Rows))
+}
+
+// Wait waits until the command has ended and all that it wrote has been delivered. When its time is over it is killed.
+func (r *Run) Wait(ctx context.Context) (Exit, error) {
+	if limit := r.options.Request.Timeout; limit > 0 {
+		timer := time.AfterFunc(time.Until(r.began.Add(limit)), r.expire)
+		defer timer.Stop()
+	}
+	status, err := r.container.Init().Wait(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	for _, outlet := range r.outputs {
+		select {
+		case <-outlet.done:
+		case <-ctx.Done():
+			return Exit{}, context.Cause(ctx)
+		}
+	}
+	return exitOf(status, r.timedOut.Load()), nil
+}
+
+// expire kills the command because its time is over.
+func (r *Run) expire() {
+	r.timedOut.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	if err := r.Signal(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		r.options.Logger.Error("a command whose time is over cannot be killed", "error", err)
+	}
+}
+
+// Close ends what still runs and takes back everything. What is kept of a run in the background remembers exit, which may be nil if it
+// did not come to one. It may be called once.
+func (r *Run) Close(ctx context.Context, exit *Exit) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	return r.undo(ctx, exit)
+}
+
+// undo takes back what start did, as far as it came.
+func (r *Run) undo(ctx context.Context, exit *Exit) error {
+	var errs []error
+	if r.sandbox != nil {
+		errs = append(errs, r.sandbox.Stop(ctx))
+	}
+	if r.place != nil && errors.Join(errs...) == nil { // else it is left to Sweep
+		errs = append(errs, r.leave(exit))
+	}
+	close(r.closed)
+	if r.door != nil {
+		r.door.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// leave gives up the place.
+func (r *Run) leave(exit *Exit) error {
+	if exit == nil || !r.options.Detached || r.options.Request.Remove {
+		return r.place.remove()
+	}
+	defer r.place.release()
+	return r.place.update(func(record *Record) { record.State, record.Exit = StateEnded, exit })
+}
+
+// observer is told by the exit's reason what an OOM did.
+type observer struct{}
+
+func (observer) OOM(string) {}
