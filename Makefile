@@ -71,12 +71,17 @@ bench: setup
 fuzz: packages
 	@integration/setup/fuzz
 
-# The programs go below PREFIX; kernel and image to where the configuration looks for them.
+# The programs, their manual and the shells' completions go below PREFIX; kernel and image to where the configuration looks for them.
 PREFIX ?= /usr/local
+SHARE := $(PREFIX)/share
 install: build guest
 	install -D -t $(DESTDIR)$(PREFIX)/bin build/bin/containerd-shim-limpet-v2 build/bin/limpet build/bin/vhost-device-vsock
 	install -D -m 644 -t $(DESTDIR)/usr/lib/limpet build/vmlinux build/initramfs
 	install -D -t $(DESTDIR)/usr/lib/limpet/tools build/tools/limpet-images build/tools/mke2fs
+	build/bin/limpet man | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/man/man1/limpet.1
+	build/bin/limpet completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/bash-completion/completions/limpet
+	build/bin/limpet completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/zsh/site-functions/_limpet
+	build/bin/limpet completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/fish/vendor_completions.d/limpet.fish
 
 clean:
 	rm -rf build

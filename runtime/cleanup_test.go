@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -60,6 +62,71 @@ func abandonSandbox(t *testing.T) (w *world, bundle string, sleeper *exec.Cmd) {
 	})
 	w.Sandbox = sandbox
 	return w, w.bundle, sleeper
+}
+
+// TestRemoveSandbox removes what a killed shim left, found by looking, with and without the bundle's link.
+func TestRemoveSandbox(t *testing.T) {
+	for name, withBundle := range map[string]bool{"with its bundle": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			w, bundle, sleeper := abandonSandbox(t)
+			link := filepath.Join(bundle, stateLink)
+			if !withBundle {
+				if err := os.Remove(link); err != nil {
+					t.Fatal(err)
+				}
+			}
+			found, err := FindSandbox(w.state, "", "box")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := RemoveSandbox(t.Context(), found.SandboxInfo, false); !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("its holder lives: %v", err)
+			}
+			found.Holder.StartTime++ // somebody else, who is gone
+			for range 2 {
+				if err := RemoveSandbox(t.Context(), found.SandboxInfo, false); err != nil {
+					t.Error(err)
+				}
+			}
+			killed(t, sleeper)
+			if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the bundle's link: %v", err)
+			}
+		})
+	}
+}
+
+// TestRemoveSandboxForced kills the holder, while somebody else cleans up.
+func TestRemoveSandboxForced(t *testing.T) {
+	w, _, sleeper := abandonSandbox(t)
+	found, err := FindSandbox(w.state, "", "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := exec.Command("sleep", "1000")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if found.Holder, err = hypervisor.NewProcess("holder", holder.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockState(found.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := make(chan error)
+	go func() { removed <- RemoveSandbox(t.Context(), found.SandboxInfo, true) }()
+	killed(t, holder)
+	select {
+	case err := <-removed:
+		t.Errorf("it does not wait for who cleans up: %v", err)
+	default:
+	}
+	lock.Close()
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+	killed(t, sleeper)
 }
 
 // killed checks that a child was killed.

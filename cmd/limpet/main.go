@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -39,9 +40,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Usage:     "containers in microVMs, with containerd and without",
 		Writer:    stdout,
 		ErrWriter: stderr,
-		Commands: []*cli.Command{
-			runCommand(), psCommand(), inspectCommand(), traceCommand(), sidecarCommand(), doctorCommand(), installCommand(), configCommand(),
-		},
+		Commands:  commands(),
+
+		EnableBashCompletion: true,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("unknown command %q: see limpet --help", c.Args().First())}
@@ -58,6 +59,37 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "limpet:", text)
 	}
 	return exitCode(err)
+}
+
+// commands are all that limpet can do.
+func commands() []*cli.Command {
+	list := slices.Concat(
+		inCategory("Sandboxes",
+			[]*cli.Command{runCommand(), psCommand()},
+			withSandboxes(
+				inspectCommand(),
+				consoleCommand(),
+				forwardCommand(),
+				rmCommand(),
+				traceCommand(),
+			)),
+		inCategory("This host", []*cli.Command{
+			sidecarCommand(),
+			doctorCommand(),
+			installCommand(),
+			configCommand(),
+			completionCommand(),
+			manCommand(),
+		}),
+	)
+	for _, command := range list {
+		for _, flag := range command.Flags {
+			if flag, ok := flag.(*cli.BoolFlag); ok {
+				flag.DisableDefaultText = true // it is off
+			}
+		}
+	}
+	return list
 }
 
 type usageError struct{ error }

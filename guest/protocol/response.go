@@ -123,3 +123,11 @@ type GarbageCollected struct {
 	Layers     uint64   `json:"layers"`      // how many were removed
 	FreedBytes uint64   `json:"freed_bytes"` // what they took
 }
+
+// NetworkTestResult is an OKResponse's data for a NetworkTestRequest: the server has answered.
+type NetworkTestResult struct {
+	URL           string `json:"url"`
+	Status        uint16 `json:"status"` // of HTTP
+	RemoteAddress string `json:"remote_address"`
+	Milliseconds  uint64 `json:"milliseconds"` // from the name's resolution to the answer's first line
+}
