@@ -22,7 +22,7 @@ type limpetCommand struct {
 // startLimpet starts a command of limpet.
 func (s *scope) startLimpet(command string, args ...string) limpetCommand {
 	s.Helper()
-	cmd := exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), limpetArgs(command, args...)...)
+	cmd := s.limpetCmd(command, args...)
 	stdout, err := cmd.StdoutPipe()
 	s.must(err)
 	cmd.Stderr = s.Output()

@@ -12,14 +12,19 @@ import (
 	limpet "github.com/limpet-run/limpet/runtime"
 )
 
-// limpetArgs are the arguments of a command of limpet that looks at the run's sandboxes.
-func limpetArgs(command string, args ...string) []string {
-	return append([]string{command, "--config", daemon.ConfigPath()}, args...)
+// limpetCmd is a command of limpet with the run's configuration.
+func (s *scope) limpetCmd(command string, args ...string) *exec.Cmd {
+	words := []string{command}
+	if command == "agent" { // the flag is the command's below it
+		words, args = append(words, args[0]), args[1:]
+	}
+	words = append(words, "--config", daemon.ConfigPath())
+	return exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), append(words, args...)...)
 }
 
-// limpet runs a command of limpet with the run's configuration.
+// limpet runs a command of limpet.
 func (s *scope) limpet(command string, args ...string) harness.Result {
-	return harness.Run(exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), limpetArgs(command, args...)...))
+	return harness.Run(s.limpetCmd(command, args...))
 }
 
 // limpetJSON runs a command of limpet that is to write JSON.

@@ -68,8 +68,12 @@ func commands() []*cli.Command {
 			[]*cli.Command{runCommand(), psCommand()},
 			withSandboxes(
 				inspectCommand(),
+				cpCommand(),
 				consoleCommand(),
 				forwardCommand(),
+				pullCommand(),
+				imagesCommand(),
+				agentCommand(),
 				rmCommand(),
 				traceCommand(),
 			)),

@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
 )
@@ -19,3 +21,13 @@ func printAge(since, now time.Time) string { return units.HumanDuration(now.Sub(
 
 // printBytes says a size in KiB, MiB or more.
 func printBytes(bytes uint64) string { return units.BytesSize(float64(bytes)) }
+
+// printable takes from a text of the guest's what would speak to the terminal, or break a table.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
@@ -68,4 +69,24 @@ func findSandbox(c *cli.Context, reference string) (runtime.Found, error) {
 		err = fmt.Errorf("%w: write more of it, or choose with --namespace", err)
 	}
 	return found, err
+}
+
+// findContainer is findSandbox where a container has to be meant.
+func findContainer(c *cli.Context, reference string) (runtime.Found, error) {
+	found, err := findSandbox(c, reference)
+	if err != nil || found.Container != nil {
+		return found, err
+	}
+	if len(found.Containers) == 0 {
+		return found, fmt.Errorf("sandbox %s has no container now", found.ID)
+	}
+	var names []string
+	for _, container := range found.Containers {
+		name := found.ID + "/" + container.ID
+		if container.Name != "" {
+			name += " (" + container.Name + ")"
+		}
+		names = append(names, name)
+	}
+	return found, fmt.Errorf("sandbox %s has several containers: choose one of %s", found.ID, strings.Join(names, ", "))
 }

@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// randomFile makes a file of so many bytes on the host and returns its path and what sha256sum says of it.
+func (s *scope) randomFile(size int) (path, sum string) {
+	s.Helper()
+	data := make([]byte, size)
+	_, _ = rand.Read(data) // never fails
+	path = filepath.Join(s.TempDir(), "file")
+	s.must(os.WriteFile(path, data, 0o750))
+	return path, fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+// TestCp copies a large file into a container and out again.
+func TestCp(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.sleeper()
+	const size = 100 << 20
+	path, sum := s.randomFile(size)
+	began := time.Now()
+	s.must(s.limpet("cp", path, c.id+":/root/").Err())
+	in := time.Now()
+	result := c.exec(nil, "sh", "-c", "sha256sum /root/file; stat -c %a /root/file; ls -A /root")
+	s.must(result.Err())
+	if want := sum + "  /root/file\n750\nfile\n"; result.Stdout != want {
+		t.Errorf("in the container: %q, want %q", result.Stdout, want)
+	}
+	back := filepath.Join(s.TempDir(), "back")
+	asked := time.Now()
+	s.must(s.limpet("cp", c.id+":/root/file", back).Err())
+	t.Logf("in %s, out %s", in.Sub(began), time.Since(asked))
+	data, err := os.ReadFile(back)
+	s.must(err)
+	if got := fmt.Sprintf("%x", sha256.Sum256(data)); got != sum {
+		t.Errorf("%d bytes came back, with sha256 %s, want %s", len(data), got, sum)
+	}
+}
+
+// TestCpPlaces copies small files to and from places of all kinds.
+func TestCpPlaces(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.sleeper("--mount", "type=tmpfs,dst=/memory,options=mode=755")
+	second := c.joined()
+	dir := s.TempDir()
+	host := func(name string) string { return filepath.Join(dir, name) }
+	s.must(os.WriteFile(host("one"), []byte("one\n"), 0o600))
+	s.must(os.WriteFile(host("a:b"), nil, 0o600))
+	s.must(os.Mkdir(host("into"), 0o700))
+	for _, args := range [][]string{
+		{host("one"), c.id + ":/memory/two"},                          // a mount of the container
+		{c.id + "/" + c.id + ":/memory/two", host("into")},            // to a directory
+		{host("into") + "/two", c.id + "/" + second.id + ":relative"}, // to another container
+		{second.id + ":/relative", host("into") + "/"},
+		{host("a:b"), c.id + ":/"},
+		{"--guest", c.id + ":/proc/sys/kernel/hostname", host("into/hostname")},
+	} {
+		s.must(s.limpet("cp", args...).Err())
+	}
+	for name, want := range map[string]string{"into/two": "one\n", "into/relative": "one\n", "into/hostname": "limpet\n"} {
+		if got, err := os.ReadFile(host(name)); string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	s.must(c.exec(nil, "test", "-f", "/a:b", "-a", "!", "-e", "/relative").Err())
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{host("none"), c.id + ":/"}, 1, "none"},
+		{[]string{host("into"), c.id + ":/x"}, 1, "no regular file"},
+		{[]string{host("one"), c.id + ":/none/x"}, 1, "not found"},
+		{[]string{host("one"), c.id + ":/memory"}, 1, "is a directory"},
+		{[]string{c.id + ":/none", host("x")}, 1, "not found"},
+		{[]string{c.id + ":/dev/zero", host("x")}, 1, "no regular file"},
+		{[]string{c.id + ":/../x", "/none/x"}, 1, "/none"},
+		{[]string{host("one"), "none:/x"}, 1, "limpet ps"},
+		{[]string{host("one"), host("x")}, 2, "SANDBOX:PATH"},
+		{[]string{c.id + ":/x", c.id + ":/y"}, 2, "SANDBOX:PATH"},
+		{[]string{":/x", "y"}, 2, "SANDBOX:PATH"},
+		{[]string{host("one")}, 2, "SOURCE DESTINATION"},
+	} {
+		result := s.limpet("cp", test.args...)
+		if result.Code != test.code || !strings.Contains(result.Stderr, test.says) {
+			t.Errorf("%q: exit status %d, %q; want %d, %q", test.args, result.Code, result.Stderr, test.code, test.says)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	s.must(err)
+	if len(left) != 3 {
+		t.Errorf("left in the directory: %v", left)
+	}
+}
