@@ -21,6 +21,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/vsock"
 	"github.com/limpet-run/limpet/runtime/anchor"
 	"github.com/limpet-run/limpet/runtime/config"
 )
@@ -120,11 +121,13 @@ type fakeGuest struct {
 	messages []protocol.HostMessage
 	streams  map[protocol.Token]net.Conn // the guest's ends
 	opened   chan struct{}               // replaced when a stream was opened
+	ports    map[uint32]*fakeListener    // of the host's
 }
 
 func newFakeGuest() *fakeGuest {
 	g := &fakeGuest{
 		ready: make(chan struct{}), closed: make(chan struct{}), streams: map[protocol.Token]net.Conn{}, opened: make(chan struct{}),
+		ports: map[uint32]*fakeListener{},
 	}
 	close(g.ready)
 	return g
@@ -139,6 +142,57 @@ func (g *fakeGuest) WaitReady(ctx context.Context) (protocol.Hello, error) {
 	case <-g.closed:
 		return protocol.Hello{}, errdefs.ErrUnavailable
 	}
+}
+
+// Listen is a listener that nobody dials but a test, by dialHost.
+func (g *fakeGuest) Listen(port uint32) (vsock.Listener, error) {
+	listener := &fakeListener{port: port, conns: make(chan net.Conn), closed: make(chan struct{})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ports[port] = listener
+	return listener, nil
+}
+
+// dialHost connects to a port of the host's as the guest does.
+func (g *fakeGuest) dialHost(port uint32) (net.Conn, error) {
+	g.mu.Lock()
+	listener := g.ports[port]
+	g.mu.Unlock()
+	if listener == nil {
+		return nil, unix.ECONNREFUSED
+	}
+	guest, host := net.Pipe()
+	select {
+	case listener.conns <- host:
+		return guest, nil
+	case <-listener.closed:
+		return nil, unix.ECONNREFUSED
+	}
+}
+
+type fakeListener struct {
+	port   uint32
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *fakeListener) Port() uint32 { return l.port }
+
+func (l *fakeListener) Accept(ctx context.Context) (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *fakeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
 }
 
 func (g *fakeGuest) Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {

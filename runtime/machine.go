@@ -9,6 +9,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/vsock"
 	"github.com/limpet-run/limpet/runtime/config"
 )
 
@@ -37,6 +38,8 @@ type Guest interface {
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
 	DialContainerd(ctx context.Context) (protocol.HalfCloser, error)
 	OpenOutput(ctx context.Context) (io.ReadCloser, error)
+	// Listen listens on a port of the host for what the guest dials there. See vsock.Device.
+	Listen(port uint32) (vsock.Listener, error)
 	Done() <-chan struct{}
 	Close() error
 }

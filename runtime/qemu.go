@@ -52,7 +52,7 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	if err := machine.Resume(ctx); err != nil {
 		return nil, nil, err
 	}
-	return machine, session, nil
+	return machine, vsockGuest{session, device}, nil
 }
 
 // attachTools shows the guest the programs that it starts when they are asked for. A host that has none gets a sandbox all the same.
@@ -72,6 +72,15 @@ func attachTools(plan machinePlan, machine Machine) error {
 	}
 	return machine.AttachMount(shareDevice, protocol.ToolsName, tree)
 }
+
+// vsockGuest is a session with the agent beside the device that it is held over.
+type vsockGuest struct {
+	*client.Session
+	device vsock.Device
+}
+
+// Listen implements Guest.
+func (g vsockGuest) Listen(port uint32) (vsock.Listener, error) { return g.device.Listen(port) }
 
 // ports is how many ports the machine needs that has so many network cards from the start: there is room for others.
 func ports(nics int) int { return hypervisor.DefaultPorts + nics }

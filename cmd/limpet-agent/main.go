@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/agent"
 	"github.com/limpet-run/limpet/guest/agent/container"
+	"github.com/limpet-run/limpet/guest/agent/dns"
 	"github.com/limpet-run/limpet/guest/agent/machine"
 	"github.com/limpet-run/limpet/guest/agent/network"
 	"github.com/limpet-run/limpet/guest/agent/pod"
@@ -72,14 +73,13 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	inside := &guest{}
 	server := streams.New(logger, inside)
 	a := agent.New(agent.Options{
-		Version: version,
-		BootID:  strings.TrimSpace(string(bootID)),
-		CID:     cid,
-		Dial: func(context.Context) (net.Conn, error) {
-			return vsock.Dial(protocol.HostCID, protocol.SessionPortBase+cid, nil)
-		},
-		Machine: hardware{},
-		Volumes: volume.NewSet(protocol.VolumesDir),
+		Version:  version,
+		BootID:   strings.TrimSpace(string(bootID)),
+		CID:      cid,
+		Dial:     func(ctx context.Context) (net.Conn, error) { return dialHost(ctx, protocol.SessionPortBase+cid) },
+		Machine:  hardware{},
+		Volumes:  volume.NewSet(protocol.VolumesDir),
+		Resolver: dns.New(dialHost, logger),
 		Containers: container.Options{
 			Reaper: children, Streams: server, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
 			Overlays:   protocol.OverlaysDir,
@@ -129,6 +129,11 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 	go func() { failed <- server.Serve(streams.HostOnly(port, isHost)) }()
 	go func() { failed <- server.Serve(socket) }()
 	return nil
+}
+
+// dialHost connects to a port of the host's.
+func dialHost(_ context.Context, port uint32) (net.Conn, error) {
+	return vsock.Dial(protocol.HostCID, port, nil)
 }
 
 func isHost(address net.Addr) bool {

@@ -60,6 +60,11 @@ type Volumes interface {
 	Unmount(m protocol.Unmount) error
 }
 
+// Resolver resolves the guest's names by the host.
+type Resolver interface {
+	Resolve(m protocol.Resolver) error
+}
+
 // Options are what an agent needs of its surroundings.
 type Options struct {
 	Version string // the agent's
@@ -69,6 +74,7 @@ type Options struct {
 	Dial       func(context.Context) (net.Conn, error)
 	Machine    Machine
 	Volumes    Volumes
+	Resolver   Resolver
 	Containers container.Options // Reporter is set by New
 	Logger     *slog.Logger
 }

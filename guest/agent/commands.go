@@ -108,6 +108,8 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 		return done(a.options.Volumes.Mount(m))
 	case protocol.Unmount:
 		return done(a.options.Volumes.Unmount(m))
+	case protocol.Resolver:
+		return done(a.options.Resolver.Resolve(m))
 	}
 	return answer{err: fmt.Errorf("command %s: %w", protocol.HostMessages.Name(message), errdefs.ErrNotImplemented)}
 }

@@ -31,6 +31,8 @@ func TestMessagesRoundTrip(t *testing.T) {
 			`{"type":"pod","hostname":"barnacle","sysctls":[["kernel.shmmax","1"]],` +
 				`"uid_mappings":[{"container_id":0,"host_id":100000,"size":65536}]}`},
 		{Pod{}, `{"type":"pod"}`},
+		{Resolver{Port: 6002}, `{"type":"resolver","port":6002}`},
+		{SSHAgent{ContainerID: "c", Port: 6001}, `{"type":"ssh_agent","container_id":"c","port":6001}`},
 		{Ping{Data: 1<<64 - 1}, `{"type":"ping","data":18446744073709551615}`},
 		{Bye{}, `{"type":"bye"}`},
 		{Data{Name: "resolv.conf", Content: []byte("x")}, `{"type":"data","name":"resolv.conf","content":"eA=="}`},
@@ -75,6 +77,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"type":"pod","uid_mappings":[{"container_id":0,"host_id":4294967296,"size":1}]}`: "host_id: want uint32",
 		`{"type":"pod","uid_mappings":[{"container_id":0,"host_id":1}]}`:                   "size is missing",
 		`{"type":"pod","sysctls":null}`:                                                    "sysctls: is null",
+		`{"type":"resolver"}`:                                                              "port is missing",
 		`["stop"]`:                                                                         "want an object",
 		`["ping"]`:                                                                         "want an object", // only a message without fields may be a bare name
 		`["ping",1]`:                                                                       "array of more than a name",

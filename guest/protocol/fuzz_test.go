@@ -67,6 +67,7 @@ func FuzzHostMessage(f *testing.F) {
 		`"uid_mappings":[{"container_id":0,"host_id":100000,"size":65536}],"gid_mappings":[]}`))
 	f.Add([]byte(`{"type":"mount","source":"tmpfs","target":"/run/limpet/volumes/shm","fstype":"tmpfs","options":["size=65536"]}`))
 	f.Add([]byte(`{"type":"plug","device":"disk","serial":"disk-1"}`))
+	f.Add([]byte(`{"type":"ssh_agent","container_id":"c","port":6001}`))
 	fuzzRecode(f, recode(HostMessages))
 }
 

@@ -224,6 +224,8 @@ var hostMessages = map[string]HostMessage{
 	"pong":        Pong{},
 	"data":        Data{},
 	"bye":         Bye{},
+	"resolver":    Resolver{},
+	"ssh_agent":   SSHAgent{},
 }
 
 func (Auth) hostMessage()       {}
@@ -253,3 +255,5 @@ func (Ping) hostMessage()       {}
 func (Pong) hostMessage()       {}
 func (Data) hostMessage()       {}
 func (Bye) hostMessage()        {}
+func (Resolver) hostMessage()   {}
+func (SSHAgent) hostMessage()   {}

@@ -11,6 +11,7 @@ import (
 // for a caller: a guest that dials without end fills the listener's backlog and nothing else.
 type acceptor struct {
 	listener net.Listener
+	port     uint32
 	allowed  func(net.Conn) bool // by the peer's address
 	conns    chan net.Conn
 	closing  chan struct{}
@@ -20,9 +21,10 @@ type acceptor struct {
 }
 
 // newAcceptor takes the listener over.
-func newAcceptor(listener net.Listener, allowed func(net.Conn) bool) *acceptor {
+func newAcceptor(listener net.Listener, port uint32, allowed func(net.Conn) bool) *acceptor {
 	a := &acceptor{
 		listener: listener,
+		port:     port,
 		allowed:  allowed,
 		conns:    make(chan net.Conn),
 		closing:  make(chan struct{}),
@@ -69,11 +71,17 @@ func (a *acceptor) Accept(ctx context.Context) (net.Conn, error) {
 		if isClosed(a.closing) {
 			return nil, net.ErrClosed
 		}
-		return nil, errors.Join(errors.New("the session port is listened on no more"), a.err)
+		return nil, errors.Join(errors.New("the port is listened on no more"), a.err)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
+
+// Port implements Listener.
+func (a *acceptor) Port() uint32 { return a.port }
+
+// Close implements Listener.
+func (a *acceptor) Close() error { return a.close() }
 
 func isClosed(c <-chan struct{}) bool {
 	select {

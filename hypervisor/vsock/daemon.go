@@ -49,7 +49,8 @@ type daemonDevice struct {
 	daemon  *child.Child
 	control *os.File
 	*acceptor
-	close func() error
+	listeners listeners
+	close     func() error
 }
 
 func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
@@ -58,33 +59,46 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 		return nil, err
 	}
 	cid := randomCID()
-	session := fmt.Sprintf("%s_%d", dialSocket, options.SessionPortBase+cid)
-	listener, err := net.Listen("unix", filepath.Join(options.Dir, session))
+	session, err := listenIn(options.Dir, options.SessionPortBase+cid)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the session port: %w", err)
 	}
 	daemon, control, err := startDaemon(ctx, program, options, cid)
 	if err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return nil, errors.Join(err, session.close())
 	}
-	everybody := func(net.Conn) bool { return true } // the daemon has one guest, and the directory is ours
 	d := &daemonDevice{
 		cid:      cid,
 		dial:     filepath.Join(options.Dir, dialSocket),
 		daemon:   daemon,
 		control:  control,
-		acceptor: newAcceptor(listener, everybody),
+		acceptor: session,
 	}
 	d.close = sync.OnceValue(func() error {
 		daemon.Kill()
 		<-daemon.Done()
-		return errors.Join(d.acceptor.close(), control.Close())
+		return errors.Join(d.listeners.close(), d.acceptor.close(), control.Close())
 	})
 	go func() { // without the daemon no guest dials any more, and Accept says so
 		<-daemon.Done()
-		_ = d.acceptor.close() // d.close has its error
+		_ = errors.Join(d.listeners.close(), d.acceptor.close()) // d.close has the error
 	}()
 	return d, nil
+}
+
+// listenIn listens on a port of the host, as the guest of the daemon in that directory sees it.
+func listenIn(dir string, port uint32) (*acceptor, error) {
+	listener, err := net.Listen("unix", filepath.Join(dir, fmt.Sprintf("%s_%d", dialSocket, port)))
+	if err != nil {
+		return nil, err
+	}
+	everybody := func(net.Conn) bool { return true } // the daemon has one guest, and the directory is ours
+	return newAcceptor(listener, port, everybody), nil
+}
+
+// Listen implements Device. The guest has the ports to itself.
+func (d *daemonDevice) Listen(port uint32) (Listener, error) {
+	return d.listeners.add(func() (*acceptor, error) { return listenIn(filepath.Dir(d.dial), port) })
 }
 
 func findDaemon(configured string) (string, error) {

@@ -31,7 +31,8 @@ type kernelDevice struct {
 	cid   uint32
 	vhost *os.File
 	*acceptor
-	close func() error
+	listeners listeners
+	close     func() error
 }
 
 func newKernelDevice(options Options) (Device, error) {
@@ -43,16 +44,30 @@ func newKernelDevice(options Options) (Device, error) {
 	if err != nil {
 		return nil, errors.Join(err, vhost.Close())
 	}
-	listener, err := vsock.ListenContextID(anyCID, options.SessionPortBase+cid, nil)
+	session, err := listenFor(cid, options.SessionPortBase+cid)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the session port: %w", err), vhost.Close())
 	}
-	d := &kernelDevice{cid: cid, vhost: vhost, acceptor: newAcceptor(listener, func(conn net.Conn) bool {
+	d := &kernelDevice{cid: cid, vhost: vhost, acceptor: session}
+	d.close = sync.OnceValue(func() error { return errors.Join(d.listeners.close(), d.acceptor.close(), vhost.Close()) })
+	return d, nil
+}
+
+// listenFor listens on a port of the host for one guest; 0 is a free port.
+func listenFor(cid, port uint32) (*acceptor, error) {
+	listener, err := vsock.ListenContextID(anyCID, port, nil)
+	if err != nil {
+		return nil, err
+	}
+	return newAcceptor(listener, listener.Addr().(*vsock.Addr).Port, func(conn net.Conn) bool {
 		peer, ok := conn.RemoteAddr().(*vsock.Addr)
 		return ok && peer.ContextID == cid
-	})}
-	d.close = sync.OnceValue(func() error { return errors.Join(d.acceptor.close(), vhost.Close()) })
-	return d, nil
+	}), nil
+}
+
+// Listen implements Device. All guests of the host dial the same kernel.
+func (d *kernelDevice) Listen(uint32) (Listener, error) {
+	return d.listeners.add(func() (*acceptor, error) { return listenFor(d.cid, 0) })
 }
 
 // openVhost opens a device that has no guest yet.

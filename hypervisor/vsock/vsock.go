@@ -1,8 +1,8 @@
 // Package vsock is how host and guest reach each other: the host's half of a guest's vsock device, by the kernel's vhost-vsock or
 // by the vhost-device-vsock daemon. Both give the guest a real AF_VSOCK.
 //
-// Only the session port is listened on, from before the machine runs: a guest that dials it is never lost. Everything else is
-// dialled by the host.
+// The session port is listened on from before the machine runs: a guest that dials it is never lost. Other ports are listened on only for
+// services that the guest is told of. Everything else is dialled by the host.
 package vsock
 
 import (
@@ -62,7 +62,20 @@ type Device interface {
 	// Dial connects to a port of the guest. The connection is the caller's. errdefs.ErrUnavailable: nobody listens there, or the
 	// guest is gone.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Listen listens for the guest on a port of the host: the given one where the guest has the ports to itself, else a free one. It ends
+	// with the device.
+	Listen(port uint32) (Listener, error)
 	// Close ends the device and its daemon, once the machine has let go of it. It may be called more than once.
+	Close() error
+}
+
+// Listener accepts what one guest dials on one port of the host. Its methods are safe for concurrent use.
+type Listener interface {
+	// Port is what the guest is to dial.
+	Port() uint32
+	// Accept returns the next connection; net.ErrClosed after Close. At most one waits for it beside those in the kernel's queue.
+	Accept(ctx context.Context) (net.Conn, error)
+	// Close may be called more than once.
 	Close() error
 }
 

@@ -175,7 +175,7 @@ func TestAcceptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	strangers := 1
-	a := newAcceptor(listener, func(net.Conn) bool { strangers--; return strangers < 0 })
+	a := newAcceptor(listener, 1, func(net.Conn) bool { strangers--; return strangers < 0 })
 	dial := func() net.Conn {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
@@ -214,6 +214,43 @@ func TestAcceptor(t *testing.T) {
 	}
 	if _, err := a.Accept(t.Context()); err != net.ErrClosed {
 		t.Errorf("accept after the end: %v", err)
+	}
+}
+
+// TestListeners closes what is still open with the device.
+func TestListeners(t *testing.T) {
+	dir := t.TempDir()
+	var all listeners
+	listen := func(port uint32) (Listener, error) {
+		return all.add(func() (*acceptor, error) { return listenIn(dir, port) })
+	}
+	first, err := listen(6001)
+	if err != nil || first.Port() != 6001 {
+		t.Fatal(first, err)
+	}
+	if _, err := listen(6001); err == nil {
+		t.Error("two listen on one port")
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	again, err := listen(6001)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := all.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := again.Accept(t.Context()); err != net.ErrClosed {
+		t.Errorf("accept after the end: %v", err)
+	}
+	if _, err := listen(6002); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("listen after the end: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }
 
