@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
 
@@ -19,6 +20,8 @@ const (
 	StreamDoor = "stream.sock"
 	// ConsoleDoor tells what the guest's console says.
 	ConsoleDoor = "console.sock"
+	// CommandDoor has package execsidecar's server behind it, for commands in the containers.
+	CommandDoor = "exec.sock"
 )
 
 // openDoors opens all doors.
@@ -30,6 +33,7 @@ func (s *Sandbox) openDoors() error {
 		{"unix", AgentDoor, s.serveRequests},
 		{"unix", StreamDoor, s.serveStream},
 		{"unix", ConsoleDoor, s.serveConsole},
+		{"unixpacket", CommandDoor, s.serveCommand},
 	} {
 		if err := s.openDoor(d.network, d.name, d.serve); err != nil {
 			return err

@@ -26,6 +26,8 @@ const (
 	// execGrace is how long the end of init waits for the ends of the container's other processes, which the guest's kernel kills
 	// at the same moment.
 	execGrace = 5 * time.Second
+	// maxSignal is SIGRTMAX.
+	maxSignal = 64
 )
 
 // State is where a process is in its life.
@@ -265,15 +267,26 @@ func (p *Process) catchUp(ctx context.Context, sent *protocol.Size) {
 // Kill sends a signal to the process, or with all to every process of its container. A process that has ended is an ErrNotFound,
 // one that was not started an ErrFailedPrecondition.
 func (p *Process) Kill(ctx context.Context, signal uint32, all bool) error {
-	const maxSignal = 64 // SIGRTMAX
 	if signal > maxSignal {
 		return fmt.Errorf("kill %s: there is no signal %d: %w", p, signal, errdefs.ErrInvalidArgument)
 	}
+	return p.kill(ctx, protocol.Signal{RequestID: p.request, Signal: int32(signal), All: all})
+}
+
+// KillGroup is Kill of the process group that the process leads.
+func (p *Process) KillGroup(ctx context.Context, signal uint32) error {
+	if signal == 0 || signal > maxSignal {
+		return fmt.Errorf("kill group of %s: there is no signal %d: %w", p, signal, errdefs.ErrInvalidArgument)
+	}
+	return p.kill(ctx, protocol.Signal{RequestID: p.request, Signal: -int32(signal)})
+}
+
+func (p *Process) kill(ctx context.Context, message protocol.Signal) error {
 	if err := p.takesSignals(); err != nil {
 		return fmt.Errorf("kill %s: %w", p, err)
 	}
 	sandbox := p.container.sandbox
-	_, err := sandbox.call(ctx, callTimeout, protocol.Signal{RequestID: p.request, Signal: int32(signal), All: all})
+	_, err := sandbox.call(ctx, callTimeout, message)
 	if err != nil && sandbox.isLost() {
 		return fmt.Errorf("kill %s: its VM has ended: %w", p, errdefs.ErrNotFound)
 	}

@@ -56,6 +56,7 @@ type Sandbox struct {
 
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
+	lastCommand atomic.Uint64 // of visitors
 	began       time.Time
 
 	frame    frame

@@ -153,6 +153,11 @@ func (s *streams) cut() {
 func (s *streams) drain(ctx context.Context, limit time.Duration, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	s.drainUntil(ctx, all)
+}
+
+// drainUntil is drain until the context ends.
+func (s *streams) drainUntil(ctx context.Context, all bool) {
 	for _, output := range s.outputs() {
 		if opened, known := output.progress(); !opened || !known && !all {
 			continue

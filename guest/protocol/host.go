@@ -48,7 +48,7 @@ type Exec struct {
 	Size        *Size           `json:"size,omitzero" wire:"option"`
 }
 
-// Signal sends a signal to a process, or with All to every process of its container.
+// Signal sends a signal to a process, a negative one to the process group that it leads; or with All to every process of its container.
 type Signal struct {
 	RequestID uint64 `json:"request_id"`
 	Signal    int32  `json:"signal"`

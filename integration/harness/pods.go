@@ -173,6 +173,11 @@ func (d *Daemon) PodNamespaces() string {
 	return filepath.Join(d.Dir, "state/io.containerd.grpc.v1.cri/netns/*")
 }
 
+// Bundle is the path of the bundle of a container of the run, which is there while it has a task.
+func (d *Daemon) Bundle(container string) string {
+	return filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", d.Namespace, container)
+}
+
 // PodBundle is the path of the bundle of a pod's container, which is there while it has a task.
 func (d *Daemon) PodBundle(container string) string {
 	return filepath.Join(d.Dir, "state/io.containerd.runtime.v2.task", PodNamespace, container)

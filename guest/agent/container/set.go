@@ -181,10 +181,11 @@ func (s *Set) Remove(m protocol.Remove) error {
 // maxSignal is the highest signal number of Linux.
 const maxSignal = 64
 
-// Signal sends a signal to a process, or with m.All to all of its container. A process that has ended is no error.
+// Signal sends a signal to a process, a negative one to the process group that it leads, or with m.All to all of its container. A process
+// that has ended is no error.
 func (s *Set) Signal(m protocol.Signal) error {
-	if m.Signal < 0 || m.Signal > maxSignal {
-		return fmt.Errorf("signal %d to process %d: want 0 to %d: %w", m.Signal, m.RequestID, maxSignal, errdefs.ErrInvalidArgument)
+	if m.Signal < -maxSignal || m.Signal < 0 && m.All || m.Signal > maxSignal {
+		return fmt.Errorf("signal %d to process %d: want %d to %d: %w", m.Signal, m.RequestID, -maxSignal, maxSignal, errdefs.ErrInvalidArgument)
 	}
 	c, p, err := s.process(m.RequestID)
 	switch {
@@ -194,6 +195,8 @@ func (s *Set) Signal(m protocol.Signal) error {
 		return c.signalAll(unix.Signal(m.Signal))
 	case p == nil:
 		return nil
+	case m.Signal < 0:
+		return p.child.SignalGroup(unix.Signal(-m.Signal))
 	}
 	return p.signal(unix.Signal(m.Signal))
 }

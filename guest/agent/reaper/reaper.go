@@ -201,14 +201,24 @@ func (c *Child) Exit() Exit { return c.exit }
 func (c *Child) Stops() <-chan unix.WaitStatus { return c.stops }
 
 // Signal sends a signal, never to another process that has got the pid since. A process that has ended is no error.
-func (c *Child) Signal(signal unix.Signal) error {
+func (c *Child) Signal(signal unix.Signal) error { return c.signal(c.pid, signal) }
+
+// SignalGroup is Signal to the process group that the process leads; to the process alone if it leads none.
+func (c *Child) SignalGroup(signal unix.Signal) error {
+	if group, err := unix.Getpgid(c.pid); err != nil || group != c.pid {
+		return c.Signal(signal)
+	}
+	return c.signal(-c.pid, signal)
+}
+
+func (c *Child) signal(target int, signal unix.Signal) error {
 	c.reaper.mu.Lock()
 	defer c.reaper.mu.Unlock()
 	if c.ended {
 		return nil
 	}
-	if err := unix.Kill(c.pid, signal); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("signal process %d: %w", c.pid, err)
+	if err := unix.Kill(target, signal); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("signal process %d: %w", target, err)
 	}
 	return nil
 }
