@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -150,13 +151,15 @@ type answer struct {
 	err  error
 }
 
-// attend passes on signals until the command has ended. The signals that end a program end one whose command does not run yet.
+// attend passes on signals until the command has ended. One whose command does not run yet is ended by those that end a program, and keeps
+// the others for it.
 func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 	answers := make(chan answer)
 	done := make(chan struct{})
 	defer close(done)
 	go hear(conn, answers, done)
 	running := false
+	var kept []unix.Signal
 	for {
 		select {
 		case answer := <-answers:
@@ -177,15 +180,20 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 				return Result{}, &StartError{started.Errno, started.Message}
 			}
 			running = true
+			for _, signal := range kept {
+				passOn(conn, signal)
+			}
 		case caught := <-signals:
-			number := caught.(unix.Signal)
-			if !running && ends(number) {
-				return Result{ResultSignaled, int32(number)}, nil
+			signal := caught.(unix.Signal)
+			switch {
+			case running:
+				passOn(conn, signal)
+			case ends(signal):
+				return Result{ResultSignaled, int32(signal)}, nil
+			case !slices.Contains(kept, signal):
+				kept = append(kept, signal)
 			}
-			if running {
-				passOn(conn, number)
-			}
-			if number == unix.SIGTSTP {
+			if signal == unix.SIGTSTP {
 				_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // always allowed
 			}
 		}

@@ -50,6 +50,13 @@ type Starter func(ctx context.Context, command Command, files Files) (Process, e
 // all that is over. The command does not outlive the context, nor the client if that is what its hang-up signal does. stop says that the
 // client asks the server to end. The connection remains the caller's, who closes it.
 func Serve(ctx context.Context, conn *net.UnixConn, start Starter, logger *slog.Logger) (stop bool, err error) {
+	return serve(ctx, conn, requestTimeout, start, logger)
+}
+
+func serve(ctx context.Context, conn *net.UnixConn, patience time.Duration, start Starter, logger *slog.Logger) (stop bool, err error) {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return false, err
+	}
 	command, files, stop, err := receiveCommand(conn)
 	if stop || errors.Is(err, io.EOF) {
 		return stop, nil
@@ -82,9 +89,6 @@ func Serve(ctx context.Context, conn *net.UnixConn, start Starter, logger *slog.
 
 // receiveCommand receives what a client asks for. A client that leaves without a word is io.EOF.
 func receiveCommand(conn *net.UnixConn) (command Command, files Files, stop bool, err error) {
-	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
-		return command, files, false, err
-	}
 	data, err := receive(conn, maxRequest)
 	if err != nil {
 		return command, files, false, err
