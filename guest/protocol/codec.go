@@ -46,10 +46,11 @@ type Envelope[M any] struct {
 
 // traced is what an Envelope adds to its message's object.
 type traced struct {
-	TraceID *string `json:"trace_id,omitzero" wire:"option"`
+	TraceID *string `json:"trace_id,omitzero"`
 }
 
-var decodeTraced = compileStruct(reflect.TypeFor[traced]())
+// traceKey is the name of traced's member.
+const traceKey = "trace_id"
 
 // newCodec makes the codec of a union from its messages by name. The messages' types are compiled once, here.
 func newCodec[M any](union, tag string, messages map[string]M) *Codec[M] {
@@ -80,7 +81,7 @@ func (c *Codec[M]) Encode(message M) ([]byte, error) {
 
 // Decode reads the JSON of exactly one message.
 func (c *Codec[M]) Decode(data []byte) (M, error) {
-	message, err := c.decode(data)
+	message, _, err := c.decode(data)
 	if err != nil {
 		return message, fmt.Errorf("decode %s: %w: %w", c.union, err, errdefs.ErrInvalidArgument)
 	}
@@ -102,12 +103,14 @@ func (c *Codec[M]) EncodeEnvelope(e Envelope[M]) ([]byte, error) {
 
 // DecodeEnvelope reads the JSON of exactly one message with or without a trace id.
 func (c *Codec[M]) DecodeEnvelope(data []byte) (Envelope[M], error) {
-	var t traced
-	if err := decodeWhole(data, decodeTraced, reflect.ValueOf(&t).Elem()); err != nil {
-		return Envelope[M]{}, fmt.Errorf("decode envelope: %w: %w", err, errdefs.ErrInvalidArgument)
+	body, found, err := c.decode(data)
+	if err == nil {
+		err = found.badTrace
 	}
-	body, err := c.Decode(data)
-	return Envelope[M]{TraceID: t.TraceID, Body: body}, err
+	if err != nil {
+		return Envelope[M]{}, fmt.Errorf("decode %s: %w: %w", c.union, err, errdefs.ErrInvalidArgument)
+	}
+	return Envelope[M]{TraceID: found.trace, Body: body}, nil
 }
 
 // prepend puts the beginning of an object before the members of another.
@@ -121,77 +124,105 @@ func prepend(head string, object []byte) []byte {
 	return append(joined, object[1:]...)
 }
 
-func (c *Codec[M]) decode(data []byte) (message M, err error) {
-	name, bare, err := c.findTag(data)
-	if err != nil {
-		return message, err
+// found is what a message's text says of itself.
+type found struct {
+	name     string
+	tagged   bool    // it has a name
+	bare     bool    // it is an array of its name alone, as a message without fields may be
+	trace    *string // of an envelope
+	badTrace error   // an envelope's trace id is none
+}
+
+func (c *Codec[M]) decode(data []byte) (message M, f found, err error) {
+	if f, err = c.find(data); err != nil {
+		return message, f, err
 	}
-	t, ok := c.types[name]
+	t, ok := c.types[f.name]
 	if !ok {
-		return message, fmt.Errorf("unknown %s %q", c.tag, clip(name))
+		return message, f, fmt.Errorf("unknown %s %q", c.tag, clip(f.name))
 	}
 	value := reflect.New(t.Type).Elem()
 	switch {
-	case !bare:
+	case !f.bare:
 		err = decodeWhole(data, t.decode, value)
 	case t.NumField() > 0:
-		err = fmt.Errorf("%q is an array, want an object", name)
+		err = fmt.Errorf("%q is an array, want an object", f.name)
 	}
 	if err != nil {
-		return message, err
+		return message, f, err
 	}
-	return value.Interface().(M), nil
+	return value.Interface().(M), f, nil
 }
 
-// findTag reads the whole text, which checks it, and returns the message's name. A message without fields may also be an array
-// of its name alone: bare.
-func (c *Codec[M]) findTag(data []byte) (name string, bare bool, err error) {
+// find reads the whole text, which checks it, and finds the message's name.
+func (c *Codec[M]) find(data []byte) (f found, err error) {
 	dec := newDecoder(data)
 	switch dec.PeekKind() {
 	case '{':
-		name, err = c.findMember(dec)
+		err = c.findMembers(dec, &f)
 	case '[':
-		bare = true
-		name, err = readBare(dec)
+		f.bare = true
+		f.name, err = readBare(dec)
 	default:
 		if _, err = dec.ReadToken(); err == nil {
 			err = fmt.Errorf("want an object")
 		}
 	}
 	if err != nil {
-		return "", false, noEOF(err)
+		return f, noEOF(err)
 	}
-	return name, bare, atEnd(dec)
+	return f, atEnd(dec)
 }
 
-func (c *Codec[M]) findMember(dec *jsontext.Decoder) (name string, err error) {
+func (c *Codec[M]) findMembers(dec *jsontext.Decoder, f *found) error {
 	if _, err := dec.ReadToken(); err != nil {
-		return "", err
+		return err
 	}
-	found := false
 	for dec.PeekKind() != '}' {
 		key, err := dec.ReadToken()
 		if err != nil {
-			return "", err
+			return err
 		}
-		if key.String() != c.tag {
-			if err := dec.SkipValue(); err != nil {
-				return "", err
+		switch key.String() {
+		case c.tag:
+			if f.name, err = readString(dec); err != nil {
+				return fmt.Errorf("%s: %w", c.tag, err)
 			}
-			continue
+			f.tagged = true
+		case traceKey:
+			if err := f.readTrace(dec); err != nil {
+				return err
+			}
+		default:
+			if err := dec.SkipValue(); err != nil {
+				return err
+			}
 		}
-		if name, err = readString(dec); err != nil {
-			return "", fmt.Errorf("%s: %w", c.tag, err)
-		}
-		found = true
 	}
 	if _, err := dec.ReadToken(); err != nil {
-		return "", err
+		return err
 	}
-	if !found {
-		return "", fmt.Errorf("%s is missing", c.tag)
+	if !f.tagged {
+		return fmt.Errorf("%s is missing", c.tag)
 	}
-	return name, nil
+	return nil
+}
+
+// readTrace reads a trace id. That it is none counts only in an envelope; that it is no JSON counts always.
+func (f *found) readTrace(dec *jsontext.Decoder) error {
+	switch dec.PeekKind() {
+	case '"':
+		token, err := dec.ReadToken()
+		if err == nil {
+			text := token.String()
+			f.trace = &text
+		}
+		return err
+	case 'n':
+	default:
+		f.badTrace = fmt.Errorf("%s is not a string", traceKey)
+	}
+	return dec.SkipValue()
 }
 
 func readBare(dec *jsontext.Decoder) (string, error) {

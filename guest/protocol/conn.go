@@ -19,6 +19,7 @@ type Incoming[In any] struct {
 	Type    FrameType
 	Opcode  Opcode
 	CallID  uint64
+	TraceID string // "": none
 	Message In     // nil if Error is set
 	Error   *Error // the answer of a command that failed
 }
@@ -108,8 +109,13 @@ func (c *Conn[Out, In]) WriteNotification(ctx context.Context, id uint64, messag
 	return c.writeMessage(ctx, Header{Type: Notification, Opcode: op, CallID: id}, message)
 }
 
+// writeMessage sends a message with the trace id of ctx.
 func (c *Conn[Out, In]) writeMessage(ctx context.Context, header Header, message Out) error {
-	payload, err := c.out.Encode(message)
+	envelope := Envelope[Out]{Body: message}
+	if trace := TraceID(ctx); trace != "" {
+		envelope.TraceID = &trace
+	}
+	payload, err := c.out.EncodeEnvelope(envelope)
 	if err != nil {
 		return err
 	}
@@ -214,8 +220,12 @@ func (c *Conn[Out, In]) decode(header Header, payload []byte, incoming *Incoming
 	if header.Type == Stream {
 		return malformed("stream frame in a session")
 	}
-	if incoming.Message, err = c.in.Decode(payload); err != nil {
+	envelope, err := c.in.DecodeEnvelope(payload)
+	if err != nil {
 		return err
+	}
+	if incoming.Message = envelope.Body; envelope.TraceID != nil {
+		incoming.TraceID = *envelope.TraceID
 	}
 	name := c.in.Name(incoming.Message)
 	if header.Type == Command && name != commandNames[header.Opcode] ||

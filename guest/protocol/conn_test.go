@@ -46,9 +46,10 @@ func TestConnCarriesMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		host, guest := authenticated(t)
-		send(t, func() error { return host.WriteCommand(ctx, 7, Pause{ContainerID: "c"}) })
+		send(t, func() error { return host.WriteCommand(WithTraceID(ctx, "trace"), 7, Pause{ContainerID: "c"}) })
 		command, err := guest.Read()
-		if err != nil || command.Type != Command || command.CallID != 7 || command.Message != (Pause{ContainerID: "c"}) {
+		if err != nil || command.Type != Command || command.CallID != 7 || command.Message != (Pause{ContainerID: "c"}) ||
+			command.TraceID != "trace" {
 			t.Errorf("%+v, %v", command, err)
 		}
 		send(t, func() error { return guest.WriteResponse(ctx, command, OK{}) })

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -20,6 +21,8 @@ const (
 	CodeFailedPrecondition Code = "FAILED_PRECONDITION"
 	CodeNotImplemented     Code = "NOT_IMPLEMENTED"
 	CodeUnauthenticated    Code = "UNAUTHENTICATED"
+	CodePermissionDenied   Code = "PERMISSION_DENIED"
+	CodeCancelled          Code = "CANCELLED"
 	CodeInternal           Code = "INTERNAL_ERROR"
 	CodeMessageTooLarge    Code = "MESSAGE_TOO_LARGE"
 	CodeSerialization      Code = "SERIALIZATION_ERROR"
@@ -56,6 +59,8 @@ var kinds = []struct {
 	{CodeFailedPrecondition, errdefs.ErrFailedPrecondition},
 	{CodeNotImplemented, errdefs.ErrNotImplemented},
 	{CodeUnauthenticated, errdefs.ErrUnauthenticated},
+	{CodePermissionDenied, errdefs.ErrPermissionDenied},
+	{CodeCancelled, context.Canceled},
 	{CodeMessageTooLarge, errdefs.ErrResourceExhausted},
 	{CodeInvalidRequest, errdefs.ErrInvalidArgument},
 	{CodeInternal, errdefs.ErrInternal},

@@ -1,5 +1,7 @@
 package protocol
 
+import "time"
+
 // GuestMessage is one thing that the agent says to the host. Its JSON carries the message's name under the key "type".
 type GuestMessage interface{ guestMessage() }
 
@@ -126,7 +128,10 @@ type IOStat struct {
 	Counters []Counter `json:"counters"`
 }
 
-// Progress tells how far a long command is.
+// ProgressInterval is how often the agent tells that a command is still under way.
+const ProgressInterval = 2 * time.Second
+
+// Progress tells how far a command is that takes long.
 type Progress struct {
 	CallID  uint64 `json:"call_id"`
 	Message string `json:"message"`

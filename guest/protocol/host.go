@@ -15,11 +15,21 @@ type Auth struct {
 	Entropy []byte `json:"entropy,omitzero" wire:"default"`
 	// Ack is the sequence up to which the host has seen exits and stream ends; what follows it is sent again.
 	Ack uint64 `json:"ack,omitzero" wire:"default"`
+	// Session names a further session (WorkloadPort), so that it can be gone on with over another connection: 1 to MaxSessionName
+	// characters, random, of the host's choice. Absent: it ends with its connection. In the sandbox's own session it says nothing.
+	Session string `json:"session,omitzero" wire:"default"`
 }
+
+// MaxSessionName is the most bytes of Auth.Session.
+const MaxSessionName = 64
+
+// FurtherRequest is the bit that the request id of a process has that a further session starts, and that of no other one, so that they
+// do not meet. The rest of it is random.
+const FurtherRequest uint64 = 1 << 63
 
 // Run starts the init process of a prepared container.
 type Run struct {
-	// RequestID names the process for the life of the sandbox: chosen by the host, never 0, never reused.
+	// RequestID names the process for the life of the sandbox: chosen by the host, never 0, never reused. See FurtherRequest.
 	RequestID uint64   `json:"request_id"`
 	Command   []string `json:"command"`
 	Env       []Pair   `json:"env"`
@@ -74,6 +84,11 @@ const MountsDir = "mounts"
 // Remove forgets a container whose processes have ended and undoes what Prepare did.
 type Remove struct {
 	ContainerID string `json:"container_id"`
+}
+
+// Wait asks for the Exit of a process, whoever started it. It is answered with that once the process has ended, without a sequence.
+type Wait struct {
+	RequestID uint64 `json:"request_id"`
 }
 
 // Resize sets the size of a process's terminal.
@@ -156,7 +171,8 @@ type Reseed struct {
 	Entropy []byte `json:"entropy"`
 }
 
-// Cancel ends a long command.
+// Cancel gives up a command of the same session that is not answered yet. What it began is undone; its answer is an error of the code
+// CANCELLED, or what it came to if it was done by then.
 type Cancel struct {
 	CallID uint64 `json:"call_id"`
 }
@@ -201,6 +217,7 @@ var hostMessages = map[string]HostMessage{
 	"run":         Run{},
 	"exec":        Exec{},
 	"signal":      Signal{},
+	"wait":        Wait{},
 	"stop":        Stop{},
 	"prepare":     Prepare{},
 	"remove":      Remove{},
@@ -232,6 +249,7 @@ func (Auth) hostMessage()       {}
 func (Run) hostMessage()        {}
 func (Exec) hostMessage()       {}
 func (Signal) hostMessage()     {}
+func (Wait) hostMessage()       {}
 func (Stop) hostMessage()       {}
 func (Prepare) hostMessage()    {}
 func (Remove) hostMessage()     {}
