@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent"
 	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/agent/dns"
+	"github.com/limpet-run/limpet/guest/agent/logs"
 	"github.com/limpet-run/limpet/guest/agent/machine"
 	"github.com/limpet-run/limpet/guest/agent/network"
 	"github.com/limpet-run/limpet/guest/agent/pod"
@@ -39,15 +40,16 @@ func main() {
 		fmt.Fprintln(os.Stderr, "limpet-agent: not PID 1: this program is the init of limpet's guest image and of no use elsewhere")
 		os.Exit(2)
 	}
-	logger := machine.NewLogger(os.Stderr)
-	if err := run(context.Background(), logger); err != nil {
+	log := logs.New()
+	logger := slog.New(protocol.LogTraces(slog.NewMultiHandler(machine.NewLogger(os.Stderr).Handler(), log.Handler())))
+	if err := run(context.Background(), logger, log); err != nil {
 		logger.Error("the agent cannot go on, the machine is turned off", "error", err)
 	}
 	logger.Error("turn the machine off", "error", machine.PowerOff())
 }
 
 // run is the machine's life: it returns when the host has stopped it.
-func run(ctx context.Context, logger *slog.Logger) error {
+func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	if err := machine.Setup(); err != nil {
 		return fmt.Errorf("set the machine up: %w", err)
 	}
@@ -64,9 +66,9 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	listener, err := vsock.Listen(protocol.StreamPort, nil)
+	listeners, err := listen(protocol.StreamPort, protocol.WorkloadPort, protocol.LogPort, protocol.RequestPort)
 	if err != nil {
-		return fmt.Errorf("listen for byte streams: %w", err)
+		return err
 	}
 	children := reaper.New()
 	runc.Monitor = children.Monitor()
@@ -90,10 +92,12 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		Logger: logger,
 	})
 	inside.containers = a.Containers()
-	failed := make(chan error, 5)
+	failed := make(chan error, 7)
 	go func() { failed <- children.Run() }()
-	go func() { failed <- server.Serve(streams.HostOnly(listener, isHost)) }()
-	if err := serveRequests(a, children, logger, failed); err != nil {
+	go func() { failed <- server.Serve(listeners[protocol.StreamPort]) }()
+	go func() { failed <- a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) }()
+	go func() { failed <- log.Serve(listeners[protocol.LogPort], logs.OpenKernel) }()
+	if err := serveRequests(a, listeners[protocol.RequestPort], children, logger, failed); err != nil {
 		return err
 	}
 	go func() { failed <- a.Run(ctx) }()
@@ -101,11 +105,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 }
 
 // serveRequests begins to serve machine requests, on a port of the machine and on a unix socket, which no container sees.
-func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger, failed chan<- error) error {
-	port, err := vsock.Listen(protocol.RequestPort, nil)
-	if err != nil {
-		return fmt.Errorf("listen for machine requests: %w", err)
-	}
+func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, logger *slog.Logger, failed chan<- error) error {
 	socket, err := requests.Listen(protocol.RequestSocket)
 	if err != nil {
 		return fmt.Errorf("listen for machine requests: %w", err)
@@ -126,7 +126,7 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 		Shutdown: a.Shutdown,
 		Logger:   logger,
 	})
-	go func() { failed <- server.Serve(streams.HostOnly(port, isHost)) }()
+	go func() { failed <- server.Serve(port) }()
 	go func() { failed <- server.Serve(socket) }()
 	return nil
 }
@@ -134,6 +134,19 @@ func serveRequests(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger,
 // dialHost connects to a port of the host's.
 func dialHost(_ context.Context, port uint32) (net.Conn, error) {
 	return vsock.Dial(protocol.HostCID, port, nil)
+}
+
+// listen listens on ports for connections of the host.
+func listen(ports ...uint32) (map[uint32]net.Listener, error) {
+	listeners := map[uint32]net.Listener{}
+	for _, port := range ports {
+		listener, err := vsock.Listen(port, nil)
+		if err != nil {
+			return nil, fmt.Errorf("listen on port %d: %w", port, err)
+		}
+		listeners[port] = streams.HostOnly(listener, isHost)
+	}
+	return listeners, nil
 }
 
 func isHost(address net.Addr) bool {

@@ -1,7 +1,7 @@
-// Package agent is the guest's half of a session with the host: it dials, proves nothing and believes nothing until the host has shown the
-// token, and then serves the host's commands.
+// Package agent is the guest's half of the sessions with the host: it dials, proves nothing and believes nothing until the host has shown
+// the token, and then serves the host's commands.
 //
-// # A session
+// # The sandbox's own session
 //
 //	          ok             Auth, right token         connection ends
 //	dialling ----> greeting -------------------> ready ---------------> dialling, after a pause
@@ -13,9 +13,23 @@
 // The first token that a host shows is the one that later sessions must show. The pause begins at minPause, doubles up to maxPause, and begins
 // anew after a session that became ready.
 //
-// What outlives a session: the containers; commands under way (their answers go to the session in which the host asked last); the
+// What outlives a connection: the containers; commands under way (their answers go to the connection on which the host asked last); the
 // answers of the last commands, so that a command sent again is not done again; exits and stream ends until the host has acknowledged
 // them.
+//
+// # Further sessions
+//
+// Other programs of the host, such as the limpet command, dial the agent (protocol.WorkloadPort). Hello, auth and ready are the same; the
+// token is the one that the own session has set.
+//
+//	         ok       Auth, right token         connection ends, named          graceTimeout
+//	accepted --> greeting ------> connected --------------------------> absent ---------------> forgotten
+//	                |                 |  ^      same name again            |                       ^
+//	                | anything else   |  +---------------------------------+                       |
+//	                v                 |        connection ends, or Bye, without a name             |
+//	             closed               +------------------------------------------------------------+
+//
+// Each has answers and an outbox of its own. Of a process the session hears that has started it, and who waits for it.
 package agent
 
 import (
@@ -79,27 +93,32 @@ type Options struct {
 	Logger     *slog.Logger
 }
 
-// Agent is the guest's side of the session.
+// Agent is the guest's side of the sessions.
 type Agent struct {
 	options    Options
 	logger     *slog.Logger
 	containers *container.Set
-	outbox     *outbox
-	answers    *answers
-	token      protocol.Secret // empty until the first host has spoken; only for the goroutine of Run
+	own        *session // the sandbox's
+	further    *further
+	processes  *processes
+	data       *data
 	leave      sync.Once
 	leaving    chan struct{}   // closed when a Stop was carried out and answered
-	ended      context.Context // ends when the session is to be hung up for good
+	ended      context.Context // ends when the own session is to be hung up for good
 	hangUp     context.CancelFunc
+
+	mu    sync.Mutex
+	token protocol.Secret // empty until the first host has spoken
 }
 
 // New makes an agent. Run starts it.
 func New(options Options) *Agent {
 	a := &Agent{
-		options: options, logger: options.Logger, outbox: newOutbox(), answers: newAnswers(), leaving: make(chan struct{}),
+		options: options, logger: options.Logger, own: newSession(""), further: newFurther(), data: newData(), leaving: make(chan struct{}),
 	}
+	a.processes = newProcesses(a.own)
 	a.ended, a.hangUp = context.WithCancel(context.Background())
-	options.Containers.Reporter = reporter{a.outbox}
+	options.Containers.Reporter = a.processes
 	a.containers = container.NewSet(options.Containers)
 	return a
 }
@@ -113,7 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(a.ended, cancel)()
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		ready, err := a.session(ctx)
+		ready, err := a.dial(ctx)
 		if ready {
 			pause = minPause
 		}
@@ -128,101 +147,117 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// session is one connection from dialling to its end. ready tells whether the host was let in.
-func (a *Agent) session(ctx context.Context) (ready bool, err error) {
+// dial has the own session over one connection, from dialling to its end. ready tells whether the host was let in.
+func (a *Agent) dial(ctx context.Context) (ready bool, err error) {
 	raw, err := a.options.Dial(ctx)
 	if err != nil {
 		return false, fmt.Errorf("dial the host: %w", err)
 	}
+	return a.converse(ctx, raw, a.own.outbox.acknowledged(), a.enterOwn)
+}
+
+// entrance says which session the host gets that has shown the token.
+type entrance func(protocol.Auth) (*session, error)
+
+// converse has a session over a connection, from hello to the end. lastAck is what hello says of it.
+func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, enter entrance) (ready bool, err error) {
 	conn := protocol.NewGuestConn(raw)
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := a.greet(ctx, conn); err != nil {
+	s, err := a.greet(ctx, conn, lastAck, enter)
+	if s != nil {
+		defer a.further.leave(s)
+	}
+	if err != nil {
 		return false, err
 	}
-	a.logger.Info("session ready")
-	go a.report(ctx, conn)
-	return true, a.serve(conn)
+	s.attach(conn)
+	a.logger.Info("session ready", "own", s == a.own)
+	go s.report(ctx, conn)
+	return true, a.serve(s, conn)
 }
 
-// greet says hello and lets the host in if it knows the token.
-func (a *Agent) greet(ctx context.Context, conn *protocol.GuestConn) error {
+// greet says hello and lets the host in if it knows the token. A session that it has entered is returned with an error, too.
+func (a *Agent) greet(ctx context.Context, conn *protocol.GuestConn, lastAck uint64, enter entrance) (*session, error) {
 	hello := protocol.Hello{
-		AgentVersion: a.options.Version, ProtocolVersion: protocol.Version, BootID: a.options.BootID, CID: a.options.CID,
-		LastAck: a.outbox.acknowledged(),
+		AgentVersion: a.options.Version, ProtocolVersion: protocol.Version, BootID: a.options.BootID, CID: a.options.CID, LastAck: lastAck,
 	}
 	if err := conn.WriteNotification(ctx, 0, hello); err != nil {
-		return err
+		return nil, err
 	}
 	incoming, err := conn.Read()
 	if err != nil {
-		return fmt.Errorf("read auth: %w", err)
+		return nil, fmt.Errorf("read auth: %w", err)
 	}
+	var s *session
 	auth, ok := incoming.Message.(protocol.Auth)
 	if !ok || incoming.Type != protocol.Command {
 		err = fmt.Errorf("want auth first: %w", errdefs.ErrUnauthenticated)
 	} else {
-		err = a.admit(auth)
+		s, err = a.admit(auth, enter)
 	}
 	if err != nil {
 		if incoming.Type == protocol.Command {
 			err = errors.Join(err, conn.WriteError(ctx, incoming, err))
 		}
-		return errors.Join(err, conn.WriteNotification(ctx, 0, protocol.AuthFailed{}))
+		return s, errors.Join(err, conn.WriteNotification(ctx, 0, protocol.AuthFailed{}))
 	}
 	if err := conn.WriteResponse(ctx, incoming, protocol.AuthOK{}); err != nil {
-		return err
+		return s, err
 	}
 	conn.Authenticated()
-	return conn.WriteNotification(ctx, 0, protocol.Ready{})
+	return s, conn.WriteNotification(ctx, 0, protocol.Ready{})
 }
 
 // admit checks what the host says of itself and applies what it brings.
-func (a *Agent) admit(auth protocol.Auth) error {
+func (a *Agent) admit(auth protocol.Auth, enter entrance) (*session, error) {
+	token := a.knownToken()
 	switch {
 	case auth.ProtocolVersion != protocol.Version:
-		return fmt.Errorf("protocol version %d, this agent speaks %d: %w", auth.ProtocolVersion, protocol.Version, errdefs.ErrUnauthenticated)
+		return nil, fmt.Errorf("protocol version %d, this agent speaks %d: %w", auth.ProtocolVersion, protocol.Version,
+			errdefs.ErrUnauthenticated)
 	case auth.Token == "":
-		return fmt.Errorf("no token: %w", errdefs.ErrUnauthenticated)
-	case a.token != "" && subtle.ConstantTimeCompare([]byte(a.token), []byte(auth.Token)) != 1:
-		return fmt.Errorf("wrong token: %w", errdefs.ErrUnauthenticated)
+		return nil, fmt.Errorf("no token: %w", errdefs.ErrUnauthenticated)
+	case token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(auth.Token)) != 1:
+		return nil, fmt.Errorf("wrong token: %w", errdefs.ErrUnauthenticated)
 	}
-	a.token = auth.Token
+	s, err := enter(auth)
+	if err != nil {
+		return nil, err
+	}
 	if auth.Clock != nil {
 		if err := a.options.Machine.SetClock(*auth.Clock); err != nil {
-			return err
+			return s, err
 		}
 	}
 	if len(auth.Entropy) > 0 {
 		if err := a.options.Machine.Reseed(auth.Entropy); err != nil {
-			return err
+			return s, err
 		}
 	}
-	a.outbox.acknowledge(auth.Ack)
-	return nil
+	s.outbox.acknowledge(auth.Ack)
+	return s, nil
 }
 
-// report sends what the host has not acknowledged, and what comes, until the connection ends.
-func (a *Agent) report(ctx context.Context, conn *protocol.GuestConn) {
-	defer conn.Close()
-	for last := uint64(0); ; {
-		item, err := a.outbox.next(ctx, last)
-		if err != nil {
-			return
-		}
-		if err := conn.WriteNotification(ctx, item.requestID, item.message); err != nil {
-			return
-		}
-		last = item.number
-		a.outbox.sent(item)
-	}
+// enterOwn lets the host into the own session. The first to come sets the token.
+func (a *Agent) enterOwn(auth protocol.Auth) (*session, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.token = auth.Token
+	return a.own, nil
+}
+
+func (a *Agent) knownToken() protocol.Secret {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.token
 }
 
 // serve reads commands until the connection ends.
-func (a *Agent) serve(conn *protocol.GuestConn) error {
+func (a *Agent) serve(s *session, conn *protocol.GuestConn) error {
 	for {
 		incoming, err := conn.Read()
 		if _, bad := errors.AsType[*protocol.PayloadError](err); bad {
@@ -234,9 +269,10 @@ func (a *Agent) serve(conn *protocol.GuestConn) error {
 			}
 		} else if err == nil {
 			if _, bye := incoming.Message.(protocol.Bye); bye {
+				s.over()
 				return nil
 			}
-			a.command(conn, incoming)
+			a.command(s, conn, incoming)
 		}
 		if err != nil {
 			return fmt.Errorf("session: %w", err)

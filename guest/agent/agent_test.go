@@ -26,6 +26,7 @@ type fakeMachine struct {
 	interfaces         []protocol.Interface
 	processors, memory uint64
 	disks              []string
+	memoryDelay        chan struct{} // memory comes once it is closed; nil: at once
 }
 
 func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
@@ -43,6 +44,9 @@ func (m *fakeMachine) AwaitDisk(_ context.Context, serial string) (protocol.Bloc
 }
 
 func (m *fakeMachine) AwaitMemory(_ context.Context, bytes uint64) error {
+	if m.memoryDelay != nil {
+		<-m.memoryDelay
+	}
 	m.memory = bytes
 	return nil
 }
@@ -293,7 +297,7 @@ func TestPod(t *testing.T) {
 func TestExitsAreSentUntilAcknowledged(t *testing.T) {
 	f := newFixture(t)
 	h, _ := f.login(auth("secret"))
-	report := reporter{f.agent.outbox}
+	report := f.agent.processes
 	report.StreamEnd(7, "stdout", 12)
 	report.OOM("c")
 	report.Exit(protocol.Exit{RequestID: 7, Reason: "exited"})
@@ -351,10 +355,10 @@ func TestAnswersRecordIsBounded(t *testing.T) {
 		return request{incoming: protocol.Incoming[protocol.HostMessage]{CallID: id}}
 	}
 	for id := uint64(1); id <= 2*maxAnswers; id++ {
-		if fresh, _ := a.begin(of(id)); !fresh {
+		if fresh, _ := a.begin(of(id), nil); !fresh {
 			t.Fatalf("call %d is not fresh", id)
 		}
-		if fresh, known := a.begin(of(id)); fresh || known != nil {
+		if fresh, known := a.begin(of(id), nil); fresh || known != nil {
 			t.Fatalf("call %d is not under way", id)
 		}
 		a.end(id, answer{message: protocol.OK{}})
@@ -362,10 +366,10 @@ func TestAnswersRecordIsBounded(t *testing.T) {
 	if len(a.given) != maxAnswers || len(a.order) != maxAnswers || len(a.underWay) != 0 {
 		t.Errorf("%d answers, %d in order, %d under way", len(a.given), len(a.order), len(a.underWay))
 	}
-	if _, known := a.begin(of(2 * maxAnswers)); known == nil {
+	if _, known := a.begin(of(2*maxAnswers), nil); known == nil {
 		t.Error("the last answer is forgotten")
 	}
-	if _, known := a.begin(of(0)); known == nil || known.err == nil {
+	if _, known := a.begin(of(0), nil); known == nil || known.err == nil {
 		t.Error("call id 0 is taken")
 	}
 }

@@ -41,26 +41,32 @@ func (r request) write(a answer) {
 // answers remembers by call id which commands are under way and what was answered, so that none is done twice.
 type answers struct {
 	mu       sync.Mutex
-	underWay map[uint64]request // where the answer goes: the session in which the host asked last
+	underWay map[uint64]*underWay
 	given    map[uint64]answer
 	order    []uint64 // of the given, oldest first
 }
 
-func newAnswers() *answers {
-	return &answers{underWay: map[uint64]request{}, given: map[uint64]answer{}}
+// underWay is a command that is being carried out.
+type underWay struct {
+	request request // where the answer goes: the connection on which the host asked last
+	cancel  context.CancelCauseFunc
 }
 
-// begin notes that a command is received. It is to be carried out if fresh; else, if there is an answer, that is to be sent, and if there
-// is none the command is under way.
-func (a *answers) begin(r request) (fresh bool, known *answer) {
+func newAnswers() *answers {
+	return &answers{underWay: map[uint64]*underWay{}, given: map[uint64]answer{}}
+}
+
+// begin notes that a command is received, and how to give it up. It is to be carried out if fresh; else, if there is an answer, that is to
+// be sent, and if there is none the command is under way.
+func (a *answers) begin(r request, cancel context.CancelCauseFunc) (fresh bool, known *answer) {
 	id := r.incoming.CallID
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if known, ok := a.given[id]; ok {
 		return false, &known
 	}
-	if _, ok := a.underWay[id]; ok {
-		a.underWay[id] = r
+	if command := a.underWay[id]; command != nil {
+		command.request = r
 		return false, nil
 	}
 	switch {
@@ -69,7 +75,7 @@ func (a *answers) begin(r request) (fresh bool, known *answer) {
 	case len(a.underWay) >= maxUnderWay:
 		return false, &answer{err: fmt.Errorf("%d commands are under way: %w", maxUnderWay, errdefs.ErrResourceExhausted)}
 	}
-	a.underWay[id] = r
+	a.underWay[id] = &underWay{r, cancel}
 	return true, nil
 }
 
@@ -77,7 +83,7 @@ func (a *answers) begin(r request) (fresh bool, known *answer) {
 func (a *answers) end(id uint64, result answer) request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := a.underWay[id]
+	r := a.underWay[id].request
 	delete(a.underWay, id)
 	a.given[id] = result
 	a.order = append(a.order, id)
@@ -86,4 +92,19 @@ func (a *answers) end(id uint64, result answer) request {
 		a.order = a.order[1:]
 	}
 	return r
+}
+
+// errCancelled is why a command is given up that the host has cancelled.
+var errCancelled = fmt.Errorf("cancelled by the host: %w", context.Canceled)
+
+// cancel gives a command up. One that is not under way has its answer, or was never received.
+func (a *answers) cancel(id uint64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	command := a.underWay[id]
+	if command == nil {
+		return fmt.Errorf("cancel command %d: it is not under way: %w", id, errdefs.ErrNotFound)
+	}
+	command.cancel(errCancelled)
+	return nil
 }

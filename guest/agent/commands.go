@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,34 +18,46 @@ const commandTimeout = 2 * time.Minute
 
 // command carries out one message of the host. Those that never wait are carried out at once, and so in the order in which they were sent,
 // the others each on their own.
-func (a *Agent) command(conn *protocol.GuestConn, incoming protocol.Incoming[protocol.HostMessage]) {
+func (a *Agent) command(s *session, conn *protocol.GuestConn, incoming protocol.Incoming[protocol.HostMessage]) {
 	if incoming.Type != protocol.Command {
 		a.logger.Warn("message ignored", "type", incoming.Type.String(), "message", protocol.HostMessages.Name(incoming.Message))
 		return
 	}
 	r := request{conn, incoming}
-	if result, done := a.immediate(incoming.Message); done {
+	if err := s.allows(a.own, incoming.Message); err != nil {
+		r.write(answer{err: err})
+		return
+	}
+	ctx := protocol.WithTraceID(context.Background(), incoming.TraceID)
+	began := time.Now()
+	if result, done := a.immediate(s, incoming.Message); done {
+		a.note(ctx, incoming.Message, began, result)
 		r.write(result)
 		return
 	}
-	fresh, known := a.answers.begin(r)
+	ctx, cancel := context.WithCancelCause(ctx)
+	fresh, known := s.answers.begin(r, cancel)
 	_, signal := incoming.Message.(protocol.Signal)
 	switch {
 	case fresh && signal: // never waits, and a TERM comes before the KILL that follows it
-		a.carryOut(incoming.CallID, incoming.Message)
+		a.carryOut(ctx, s, incoming)
 	case fresh:
-		go a.carryOut(incoming.CallID, incoming.Message)
+		go a.carryOut(ctx, s, incoming)
 	case known != nil:
 		r.write(*known)
 	}
 }
 
 // immediate carries out a command that never waits and may be done twice. It is not recorded.
-func (a *Agent) immediate(message protocol.HostMessage) (result answer, done bool) {
+func (a *Agent) immediate(s *session, message protocol.HostMessage) (result answer, done bool) {
 	result.message = protocol.OK{}
 	switch m := message.(type) {
 	case protocol.Ack:
-		a.outbox.acknowledge(m.Sequence)
+		s.outbox.acknowledge(m.Sequence)
+	case protocol.Cancel:
+		result.err = s.answers.cancel(m.CallID)
+	case protocol.Data:
+		a.data.answer(m)
 	case protocol.Resize:
 		result.err = a.containers.Resize(m)
 	case protocol.CloseStdin:
@@ -64,23 +77,76 @@ func (a *Agent) immediate(message protocol.HostMessage) (result answer, done boo
 }
 
 // carryOut carries out a command that may wait or that must not be done twice, and answers it.
-func (a *Agent) carryOut(id uint64, message protocol.HostMessage) {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
+func (a *Agent) carryOut(ctx context.Context, s *session, incoming protocol.Incoming[protocol.HostMessage]) {
+	began := time.Now()
 	var result answer
 	after := func() {}
-	switch m := message.(type) {
-	case protocol.Run:
-		result, after = started(a.containers.Run(ctx, m))
-	case protocol.Exec:
-		result, after = started(a.containers.Exec(ctx, m))
-	case protocol.Stop:
-		result, after = a.stop(ctx, m)
-	default:
-		result = a.ordinary(ctx, message)
+	if m, ok := incoming.Message.(protocol.Wait); ok { // for as long as it takes
+		result.message, result.err = a.processes.wait(ctx, m.RequestID)
+	} else {
+		result, after = a.carryOutSoon(ctx, s, incoming)
 	}
-	a.answers.end(id, result).write(result)
+	if result.err != nil && context.Cause(ctx) == errCancelled {
+		result.err = &protocol.Error{Message: errCancelled.Error() + ": " + result.err.Error(), Code: protocol.CodeCancelled}
+	}
+	a.note(ctx, incoming.Message, began, result)
+	s.answers.end(incoming.CallID, result).write(result)
 	after()
+}
+
+// carryOutSoon carries out a command within commandTimeout, and tells the host meanwhile that it goes on. after follows its answer.
+func (a *Agent) carryOutSoon(ctx context.Context, s *session, incoming protocol.Incoming[protocol.HostMessage]) (
+	result answer, after func()) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	defer s.tellProgress(incoming)()
+	switch m := incoming.Message.(type) {
+	case protocol.Run:
+		return a.started(s)(a.containers.Run(ctx, m))
+	case protocol.Exec:
+		return a.started(s)(a.containers.Exec(ctx, m))
+	case protocol.Stop:
+		return a.stop(ctx, m)
+	}
+	return a.ordinary(ctx, incoming.Message), func() {}
+}
+
+// tellProgress tells the host, from time to time until the end, that a command is under way.
+func (s *session) tellProgress(incoming protocol.Incoming[protocol.HostMessage]) (end func()) {
+	began := time.Now()
+	pause := time.NewTicker(protocol.ProgressInterval)
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-pause.C:
+				s.outbox.addEvent(protocol.Progress{
+					CallID:  incoming.CallID,
+					Message: fmt.Sprintf("%s: under way for %v", protocol.HostMessages.Name(incoming.Message), time.Since(began).Round(time.Second)),
+				})
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		pause.Stop()
+		close(ended)
+	}
+}
+
+// note logs a command that was carried out. Acknowledgements would be half of the log.
+func (a *Agent) note(ctx context.Context, message protocol.HostMessage, began time.Time, result answer) {
+	if _, ok := message.(protocol.Ack); ok {
+		return
+	}
+	attributes := []slog.Attr{
+		slog.String("command", protocol.HostMessages.Name(message)), slog.Duration("took", time.Since(began)),
+	}
+	if result.err != nil {
+		attributes = append(attributes, slog.String("error", result.err.Error()))
+	}
+	a.logger.LogAttrs(ctx, slog.LevelDebug, "command carried out", attributes...)
 }
 
 // ordinary carries out a command after which there is nothing more to do.
@@ -130,10 +196,13 @@ func (a *Agent) plug(ctx context.Context, m protocol.Plug) answer {
 
 func done(err error) answer { return answer{protocol.OK{}, err} }
 
-// started is a new process's answer; when that is sent, the host may hear of the process's end.
-func started(p *container.Process, err error) (answer, func()) {
-	if err != nil {
-		return answer{err: err}, func() {}
+// started makes a new process's answer; when that is sent, the host may hear of the process's end.
+func (a *Agent) started(s *session) func(*container.Process, error) (answer, func()) {
+	return func(p *container.Process, err error) (answer, func()) {
+		if err != nil {
+			return answer{err: err}, func() {}
+		}
+		a.processes.started(p.RequestID(), s)
+		return answer{message: protocol.Started{RequestID: p.RequestID()}}, p.Announce
 	}
-	return answer{message: protocol.Started{RequestID: p.RequestID()}}, p.Announce
 }

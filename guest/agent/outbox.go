@@ -129,23 +129,3 @@ func (o *outbox) drop(unwanted func(item) bool) {
 	defer o.mu.Unlock()
 	o.items = slices.DeleteFunc(o.items, unwanted)
 }
-
-// reporter puts what the containers report into the outbox.
-type reporter struct{ outbox *outbox }
-
-func (r reporter) StreamEnd(requestID uint64, stream string, bytes uint64) {
-	r.outbox.add(requestID, func(sequence uint64) protocol.GuestMessage {
-		return protocol.StreamEnd{RequestID: requestID, Stream: stream, Bytes: bytes, Sequence: sequence}
-	})
-}
-
-func (r reporter) Exit(exit protocol.Exit) {
-	r.outbox.add(exit.RequestID, func(sequence uint64) protocol.GuestMessage {
-		exit.Sequence = sequence
-		return exit
-	})
-}
-
-func (r reporter) OOM(containerID string) {
-	r.outbox.addEvent(protocol.Event{Kind: "oom", ContainerID: containerID})
-}

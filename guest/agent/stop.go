@@ -16,7 +16,7 @@ func (a *Agent) stop(ctx context.Context, m protocol.Stop) (answer, func()) {
 	result := done(a.containers.Stop(ctx, time.Duration(min(m.TimeoutMS, maxStopMS))*time.Millisecond))
 	ctx, cancel := context.WithTimeout(ctx, byeTimeout)
 	defer cancel()
-	a.outbox.flush(ctx)
+	a.own.outbox.flush(ctx)
 	return result, a.bye
 }
 
@@ -40,7 +40,7 @@ func (a *Agent) Shutdown() {
 // bye says bye and gives the host time to hang up. Run returns then.
 func (a *Agent) bye() {
 	a.leave.Do(func() {
-		a.outbox.addEvent(protocol.Bye{Reason: "stopped"})
+		a.own.outbox.addEvent(protocol.Bye{Reason: "stopped"})
 		close(a.leaving)
 		time.AfterFunc(byeTimeout, a.hangUp)
 	})

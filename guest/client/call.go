@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -16,6 +17,7 @@ import (
 // call is a command that was not answered yet.
 type call struct {
 	id      uint64
+	trace   string // see protocol.TraceID
 	command protocol.HostMessage
 	result  chan result // holds one element: the answer
 }
@@ -26,11 +28,11 @@ type result struct {
 }
 
 // Call sends a command and waits for its answer, over as many connections as it takes, until ctx ends. A call whose ctx ended
-// may still have been done. If the agent answers with an error it is of the kind (errdefs) that its code stands for;
+// is cancelled, and may still have been done. If the agent answers with an error it is of the kind (errdefs) that its code stands for;
 // errdefs.ErrUnavailable says that the session is over.
 func (s *Session) Call(ctx context.Context, command protocol.HostMessage) (protocol.GuestMessage, error) {
 	name := protocol.HostMessages.Name(command)
-	c, conn, err := s.begin(command)
+	c, conn, err := s.begin(protocol.TraceID(ctx), command)
 	if err != nil {
 		return nil, fmt.Errorf("guest %s: %w", name, err)
 	}
@@ -45,9 +47,25 @@ func (s *Session) Call(ctx context.Context, command protocol.HostMessage) (proto
 		}
 		return r.message, nil
 	case <-ctx.Done():
+		go s.cancel(c)
 		return nil, fmt.Errorf("guest %s: no answer: %w", name, ctx.Err())
 	case <-s.ctx.Done():
 		return nil, fmt.Errorf("guest %s: %w", name, s.over())
+	}
+}
+
+// cancelTimeout is how long a cancellation may take, which helps the guest only.
+const cancelTimeout = 5 * time.Second
+
+// cancel tells the agent that nobody waits for a call any more.
+func (s *Session) cancel(c *call) {
+	ctx, stop := context.WithTimeout(protocol.WithTraceID(s.ctx, c.trace), cancelTimeout)
+	defer stop()
+	command := protocol.Cancel{CallID: c.id}
+	if conn := s.current(); conn != nil {
+		if err := conn.WriteCommand(ctx, s.nextCallID(), command); err != nil {
+			s.logger.DebugContext(ctx, "guest was not told that a call is given up", "call", c.id, "error", err)
+		}
 	}
 }
 
@@ -79,14 +97,14 @@ func (s *Session) nextCallID() uint64 {
 }
 
 // begin registers a call. The connection is the one to send it on; nil: the next connection will send it.
-func (s *Session) begin(command protocol.HostMessage) (*call, *protocol.HostConn, error) {
+func (s *Session) begin(trace string, command protocol.HostMessage) (*call, *protocol.HostConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.calls) >= protocol.MaxCalls {
 		return nil, nil, fmt.Errorf("%d calls wait for the guest already: %w", protocol.MaxCalls, errdefs.ErrResourceExhausted)
 	}
 	s.lastCall++
-	c := &call{id: s.lastCall, command: command, result: make(chan result, 1)}
+	c := &call{id: s.lastCall, trace: trace, command: command, result: make(chan result, 1)}
 	s.calls[c.id] = c
 	return c, s.conn, nil
 }
@@ -120,7 +138,7 @@ func (s *Session) unanswered() []*call {
 // send writes the call's command. A command that cannot be written is its own answer; one that a broken connection lost goes
 // out with the next connection.
 func (s *Session) send(ctx context.Context, conn *protocol.HostConn, c *call) {
-	err := conn.WriteCommand(ctx, c.id, c.command)
+	err := conn.WriteCommand(protocol.WithTraceID(ctx, c.trace), c.id, c.command)
 	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) {
 		s.answer(c.id, nil, err)
 	} else if err != nil {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -44,6 +45,14 @@ func (m *inMemory) take(ctx context.Context, conns chan net.Conn) (net.Conn, err
 	}
 }
 
+// testData is what the guest may ask for.
+func testData(name string) ([]byte, error) {
+	if name != "resolv.conf" {
+		return nil, errors.New("not that")
+	}
+	return []byte("nameserver ::1"), nil
+}
+
 // recorder is a Handler that keeps what it is told.
 type recorder struct{ told chan any }
 
@@ -68,7 +77,9 @@ func inWorld(t *testing.T, test func(t *testing.T, w *world)) {
 			told:      make(chan any, 64),
 			hello:     testHello,
 		}
-		w.Session = New(w.transport, Options{Token: testToken, Handler: recorder{w.told}, Logger: slog.New(slog.DiscardHandler)})
+		w.Session = New(w.transport, Options{
+			Token: testToken, Handler: recorder{w.told}, Data: testData, Logger: slog.New(slog.DiscardHandler),
+		})
 		defer func() {
 			if err := w.Close(); err != nil {
 				t.Error(err)

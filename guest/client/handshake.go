@@ -69,18 +69,16 @@ func isFinal(err error) bool {
 	return errdefs.IsFailedPrecondition(err) || errdefs.IsUnauthorized(err)
 }
 
-// auth is the host's half of the handshake. The clock and the randomness ride in it, so that they cost no round trip.
+// auth is the host's half of the handshake. In the sandbox's own session clock and randomness ride in it, so that they cost no round trip.
 func (s *Session) auth() protocol.Auth {
-	entropy := make([]byte, protocol.MaxEntropy)
-	_, _ = rand.Read(entropy) // never fails: see crypto/rand
-	clock := time.Now().UnixNano()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return protocol.Auth{
-		Token:           s.token,
-		ProtocolVersion: protocol.Version,
-		Clock:           &clock,
-		Entropy:         entropy,
-		Ack:             s.seen,
+	auth := protocol.Auth{Token: s.token, ProtocolVersion: protocol.Version, Ack: s.seen, Session: s.name}
+	if s.name == "" {
+		auth.Entropy = make([]byte, protocol.MaxEntropy)
+		_, _ = rand.Read(auth.Entropy) // never fails: see crypto/rand
+		clock := time.Now().UnixNano()
+		auth.Clock = &clock
 	}
+	return auth
 }

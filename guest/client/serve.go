@@ -30,7 +30,9 @@ func (s *Session) serve(l *link) {
 	s.unuse(l.conn)
 	_ = l.conn.Close()
 	<-resent
-	s.logger.Info("connection of the guest ended", "error", err)
+	if s.ctx.Err() == nil {
+		s.logger.Info("connection of the guest ended", "error", err)
+	}
 }
 
 // use makes the connection the one that calls are sent on, and returns the calls that were made before.
@@ -68,7 +70,7 @@ func (s *Session) readAll(conn *protocol.HostConn) error {
 				s.answer(incoming.CallID, incoming.Message, nil)
 			}
 		case protocol.Notification:
-			err = s.notice(conn, incoming.Message)
+			err = s.notice(incoming.Message)
 		default:
 			err = unexpected(incoming)
 		}
@@ -79,7 +81,7 @@ func (s *Session) readAll(conn *protocol.HostConn) error {
 }
 
 // notice deals with what the guest says unasked.
-func (s *Session) notice(conn *protocol.HostConn, message protocol.GuestMessage) error {
+func (s *Session) notice(message protocol.GuestMessage) error {
 	switch m := message.(type) {
 	case protocol.Exit:
 		return s.inOrder(m.Sequence, func() { s.handler.Exit(m) })
@@ -90,8 +92,11 @@ func (s *Session) notice(conn *protocol.HostConn, message protocol.GuestMessage)
 	case protocol.Progress:
 		s.logger.Debug("guest's progress", "call", m.CallID, "message", m.Message)
 	case protocol.DataRequest:
-		refusal := "the host gives this name to no guest"
-		return conn.WriteCommand(s.ctx, s.nextCallID(), protocol.Data{Name: m.Name, Error: &refusal})
+		select {
+		case s.asked <- m.Name:
+		default: // the guest asks again for what it needs
+			s.logger.Warn("the guest asks for too much at once")
+		}
 	case protocol.Bye:
 		return fmt.Errorf("%w: %q", errBye, m.Reason)
 	default:

@@ -44,7 +44,11 @@ type Handler interface {
 type Options struct {
 	Token   string // the sandbox's secret; it is never logged
 	Handler Handler
-	Logger  *slog.Logger
+	// Data gives what the guest may ask for by name; an error is what it is told. Called from one goroutine. nil: nothing.
+	Data   func(name string) ([]byte, error)
+	Logger *slog.Logger
+	// Name is that of a further session, to which the transport's connections lead (protocol.Auth.Session). Empty: it is the sandbox's own.
+	Name string
 }
 
 // Session is a conversation with one guest's agent, over as many connections as it takes. Its methods are safe for concurrent use.
@@ -52,12 +56,15 @@ type Session struct {
 	transport Transport
 	token     protocol.Secret
 	handler   Handler
+	data      func(name string) ([]byte, error)
 	logger    *slog.Logger
+	name      string // of a further session
 
 	ctx   context.Context // ends when the session is to end; its cause is why
 	end   context.CancelCauseFunc
 	ready chan struct{} // closed after the first handshake
 	acks  chan struct{} // holds one element if there is something new to acknowledge
+	asked chan string   // names that the guest has asked for
 	done  chan struct{} // closed when the session is over
 
 	mu       sync.Mutex
@@ -77,11 +84,14 @@ func New(transport Transport, options Options) *Session {
 		transport: transport,
 		token:     protocol.Secret(options.Token),
 		handler:   options.Handler,
+		data:      options.Data,
 		logger:    options.Logger,
+		name:      options.Name,
 		ctx:       ctx,
 		end:       end,
 		ready:     make(chan struct{}),
 		acks:      make(chan struct{}, 1),
+		asked:     make(chan string, maxAsked),
 		done:      make(chan struct{}),
 		calls:     make(map[uint64]*call),
 		lastCall:  firstCallID(),
@@ -158,6 +168,7 @@ func (s *Session) run() {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	tasks.Go(s.acknowledge)
+	tasks.Go(s.giveData)
 
 	var last *link
 	for {

@@ -1,0 +1,40 @@
+package client
+
+import (
+	"fmt"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+)
+
+// maxAsked is how many names the guest may have asked for that were not answered yet.
+const maxAsked = 16
+
+// giveData answers what the guest asks for by name, until the session ends. A question or an answer that a broken connection loses is
+// asked again.
+func (s *Session) giveData() {
+	for {
+		select {
+		case name := <-s.asked:
+			if err := s.Do(s.ctx, s.named(name)); err != nil && s.ctx.Err() == nil {
+				s.logger.Warn("the guest did not take what it asked for", "name", name, "error", err)
+			}
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// named is the answer to a request for data.
+func (s *Session) named(name string) protocol.Data {
+	if s.data == nil {
+		refusal := "nothing is given to the guest"
+		return protocol.Data{Name: name, Error: &refusal}
+	}
+	content, err := s.data(name)
+	if err != nil {
+		s.logger.Warn("the guest does not get what it asked for", "name", name, "error", err)
+		refusal := fmt.Sprintf("not given: %v", err)
+		return protocol.Data{Name: name, Error: &refusal}
+	}
+	return protocol.Data{Name: name, Content: content}
+}
