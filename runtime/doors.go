@@ -2,9 +2,11 @@ package runtime
 
 import (
 	"context"
+	"io"
 	"net"
 	"path/filepath"
 
+	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/runtime/door"
 	"github.com/limpet-run/limpet/runtime/streamsidecar"
@@ -21,6 +23,7 @@ const (
 	ConsoleDoor = "console.sock"
 	// CommandDoor has package execsidecar's server behind it, for commands in the containers.
 	CommandDoor = "exec.sock"
+	// client.SessionDoor has a further session behind it, client.LogDoor the guest's log.
 )
 
 // openDoors opens all doors.
@@ -32,6 +35,8 @@ func (s *Sandbox) openDoors() error {
 		{"unix", AgentDoor, s.serveRequests},
 		{"unix", StreamDoor, s.serveStream},
 		{"unix", ConsoleDoor, s.serveConsole},
+		{"unix", client.SessionDoor, s.servePort(protocol.WorkloadPort)},
+		{"unix", client.LogDoor, s.servePort(protocol.LogPort)},
 		{"unixpacket", CommandDoor, s.serveCommand},
 	} {
 		if err := s.openDoor(d.network, d.name, d.serve); err != nil {
@@ -76,5 +81,24 @@ func (s *Sandbox) serveRequests(ctx context.Context, visitor *net.UnixConn) {
 func (s *Sandbox) serveStream(ctx context.Context, visitor *net.UnixConn) {
 	if err := streamsidecar.OfGuest(s.guest).Serve(ctx, visitor); err != nil && ctx.Err() == nil {
 		s.log.Debug("byte stream of a visitor reset", "error", err)
+	}
+}
+
+// servePort joins visitors to a port of the guest, whose conversation is over when one of the two hangs up.
+func (s *Sandbox) servePort(port uint32) func(context.Context, *net.UnixConn) {
+	return func(ctx context.Context, visitor *net.UnixConn) {
+		guest, err := s.guest.Dial(ctx, port)
+		if err != nil {
+			s.log.Warn("a port of the guest is not to be reached", "port", port, "error", err)
+			return
+		}
+		defer guest.Close()
+		defer context.AfterFunc(ctx, func() { _ = guest.Close() })() // who writes to it may have to wait for its reader
+		go func() {
+			defer visitor.Close()
+			_, _ = io.Copy(visitor, guest) // whatever ends it
+		}()
+		// Without the methods by which connections are copied at once, in writes of any size.
+		_, _ = io.CopyBuffer(struct{ io.Writer }{guest}, struct{ io.Reader }{visitor}, make([]byte, protocol.MaxWrite))
 	}
 }

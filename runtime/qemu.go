@@ -43,11 +43,13 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	if err := attachTools(plan, machine); err != nil {
 		return nil, nil, err
 	}
-	token, err := protocol.NewToken().MarshalText()
+	token, err := plan.dir.makeToken()
 	if err != nil {
-		return nil, nil, fmt.Errorf("make the session's token: %w", err)
+		return nil, nil, err
 	}
-	session := client.New(device, client.Options{Token: string(token), Handler: plan.events, Logger: plan.log})
+	session := client.New(device, client.Options{
+		Token: token, Handler: plan.events, Data: guestData(plan.config.GuestData).read, Logger: plan.log,
+	})
 	undo.push("close the session with the agent", func(context.Context) error { return session.Close() })
 	if err := machine.Resume(ctx); err != nil {
 		return nil, nil, err

@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/client"
+	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/bridge"
 )
@@ -171,6 +173,18 @@ func lockState(path string) (*os.File, error) {
 func (d *stateDir) share() string { return filepath.Join(d.path, shareDir) }
 func (d *stateDir) vm() string    { return filepath.Join(d.path, vmDir) }
 func (d *stateDir) vsock() string { return filepath.Join(d.path, vsockDir) }
+
+// makeToken makes the token of the sessions with the agent. Who may read it can have one.
+func (d *stateDir) makeToken() (string, error) {
+	token, err := protocol.NewToken().MarshalText()
+	if err != nil {
+		return "", fmt.Errorf("make the sessions' token: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(d.path, client.TokenFile), token, 0o600); err != nil {
+		return "", d.failed("write", err)
+	}
+	return string(token), nil
+}
 
 // update changes the record and writes it down: to a new file first, then in place of the old one. It is not forced to a disk:
 // what it tells of does not outlive the host's kernel either.

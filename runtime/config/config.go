@@ -35,6 +35,8 @@ type Config struct {
 	Egress             Egress     `toml:"egress"`
 	Network            Network    `toml:"network"`
 	Timeouts           Timeouts   `toml:"timeouts"`
+
+	GuestData map[string]string `toml:"guest_data"`
 }
 
 // Hypervisor chooses the machine monitor.

@@ -51,6 +51,11 @@ func (c *Config) validate() error {
 	case time.Duration(c.Timeouts.Boot) <= 0:
 		return invalid("timeouts.boot", time.Duration(c.Timeouts.Boot), "more than 0")
 	}
+	for name, path := range c.GuestData {
+		if path != "" && !filepath.IsAbs(path) {
+			return invalid("guest_data."+name, path, "an absolute path, or empty")
+		}
+	}
 	if err := oneOf("hypervisor.accelerator", c.Hypervisor.Accelerator, "auto", "kvm", "tcg"); err != nil {
 		return err
 	}

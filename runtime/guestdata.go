@@ -1,0 +1,41 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/containerd/errdefs"
+)
+
+// maxGuestData is the most bytes of a file that the guest is given: a bundle of certificates has a quarter of a mebibyte.
+const maxGuestData = 4 << 20
+
+// guestData are the files of the host that the guest may ask for, by name. The guest never names a path.
+type guestData map[string]string
+
+// read returns the content of the file with that name.
+func (d guestData) read(name string) ([]byte, error) {
+	path := d[name]
+	if path == "" {
+		return nil, fmt.Errorf("guest_data has no %q: %w", printable(name, maxReason), errdefs.ErrNotFound)
+	}
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the host has no file for %q: %w", name, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, maxGuestData+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxGuestData {
+		return nil, fmt.Errorf("the file for %q has more than %d bytes: %w", name, maxGuestData, errdefs.ErrResourceExhausted)
+	}
+	return content, nil
+}
