@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/runtime"
 )
 
 // logName is the FIFO in the bundle that containerd reads a shim's log from. It makes it before `start`.
@@ -43,9 +45,9 @@ func newLogger(c command) *slog.Logger {
 	fields := []any{"runtime", RuntimeName, "namespace", c.namespace}
 	pipe, err := openLog()
 	if err != nil {
-		logger := slog.New(slog.NewTextHandler(os.Stderr, options)).With(fields...)
+		logger := slog.New(runtime.LogTraces(slog.NewTextHandler(os.Stderr, options))).With(fields...)
 		logger.Warn("containerd gets no log", "error", err)
 		return logger
 	}
-	return slog.New(slog.NewTextHandler(pipe, options)).With(fields...)
+	return slog.New(runtime.LogTraces(slog.NewTextHandler(pipe, options))).With(fields...)
 }

@@ -30,16 +30,18 @@ var _ taskapi.TTRPCTaskService = rpcs{}
 
 var nothing = &emptypb.Empty{}
 
-// intercept logs each call, turns its error into a gRPC status, and keeps a panic from taking the sandbox's other containers along.
+// intercept gives each call its trace, logs it, turns its error into a gRPC status, and keeps a panic from taking the sandbox's other
+// containers along.
 func (s *service) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (
 	response any, err error) {
 	began := time.Now()
+	ctx = runtime.WithTraceID(ctx, traceOf(ctx))
 	defer func() {
 		if reason := recover(); reason != nil {
-			s.logger.Error("panic", "call", info.FullMethod, "reason", reason, "stack", string(debug.Stack()))
+			s.logger.ErrorContext(ctx, "panic", "call", info.FullMethod, "reason", reason, "stack", string(debug.Stack()))
 			err = fmt.Errorf("%s: internal error: %v: %w", info.FullMethod, reason, errdefs.ErrInternal)
 		}
-		s.logger.Debug("call", "call", info.FullMethod, "took", time.Since(began), "error", err)
+		s.logger.DebugContext(ctx, "call", "call", info.FullMethod, "took", time.Since(began), "error", err)
 		err = toStatus(err)
 	}()
 	return method(ctx, unmarshal)
