@@ -29,11 +29,16 @@ func exchange(visitor Visitor, stream net.Conn) error {
 func pour(visitor Visitor, source io.ReadCloser) error {
 	gone := make(chan struct{})
 	go func() {
-		defer close(gone)
 		awaitGone(visitor)
+		close(gone)
 		_ = source.Close() // ends the copy
 	}()
 	err := pass(visitor, source)
+	select {
+	case <-gone:
+		err = nil // of closing the source
+	default:
+	}
 	_ = source.Close()  // before the visitor sees the end, so that he finds nothing left of it
 	_ = visitor.Close() // ends the watch
 	<-gone

@@ -248,7 +248,9 @@ func TestPoured(t *testing.T) {
 		c.want(text)
 	}
 	c.Close()
-	c.wantServed()
+	if err := <-c.ended; err != nil {
+		t.Errorf("a visitor who goes: %v", err)
+	}
 	if _, err := guest.conn.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the guest's end: %v", err)
 	}
