@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,9 @@ func (s *scope) limpetCmd(command string, args ...string) *exec.Cmd {
 		words, args = append(words, args[0]), args[1:]
 	}
 	words = append(words, "--config", daemon.ConfigPath())
-	return exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), append(words, args...)...)
+	cmd := exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), append(words, args...)...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
 }
 
 // limpet runs a command of limpet.

@@ -40,13 +40,6 @@ func (s *scope) rootfs() string {
 	return root
 }
 
-// limpetCommand prepares the limpet command with the run's configuration.
-func (s *scope) limpetCommand(command string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), limpetArgs(command, args...)...)
-	cmd.WaitDelay = 5 * time.Second
-	return cmd
-}
-
 // runName is a new name for a run.
 func (s *scope) runName() string { return strings.ToLower(s.id()) }
 
@@ -146,7 +139,7 @@ func TestRunStreams(t *testing.T) {
 	_, err := io.ReadFull(random, data)
 	s.must(err)
 
-	cmd := s.limpetCommand("run", "-i", root, "--", "sh", "-c", "cat; echo done >&2")
+	cmd := s.limpetCmd("run", "-i", root, "--", "sh", "-c", "cat; echo done >&2")
 	cmd.Stdin = bytes.NewReader(data)
 	result := harness.Run(cmd)
 	s.must(result.Err())
@@ -155,14 +148,14 @@ func TestRunStreams(t *testing.T) {
 	}
 
 	t.Run("no input", func(t *testing.T) {
-		cmd := s.limpetCommand("run", root, "--", "cat")
+		cmd := s.limpetCmd("run", root, "--", "cat")
 		cmd.Stdin = bytes.NewReader(data)
 		if result := harness.Run(cmd); result.Code != 0 || result.Stdout != "" {
 			t.Errorf("got %d, %d bytes", result.Code, len(result.Stdout))
 		}
 	})
 	t.Run("a reader that goes away", func(t *testing.T) {
-		cmd := s.limpetCommand("run", root, "--", "yes")
+		cmd := s.limpetCmd("run", root, "--", "yes")
 		output, err := cmd.StdoutPipe()
 		s.must(err)
 		s.must(cmd.Start())
@@ -179,7 +172,7 @@ func TestRunStreams(t *testing.T) {
 // TestRunTerminal has a shell on a terminal.
 func TestRunTerminal(t *testing.T) {
 	s := limpetOnly(t)
-	sh := shell{s, s.terminal(s.limpetCommand("run", "-it", "-e", "PS1="+prompt, s.rootfs(), "sh"))}
+	sh := shell{s, s.terminal(s.limpetCmd("run", "-it", "-e", "PS1="+prompt, s.rootfs(), "sh"))}
 	sh.expect(prompt)
 	sh.command("stty size", "24 80")
 	sh.must(sh.Resize(100, 30))
@@ -195,7 +188,7 @@ func TestRunTerminal(t *testing.T) {
 func TestRunPorts(t *testing.T) {
 	s := limpetOnly(t)
 	name := s.runName()
-	cmd := s.limpetCommand("run", "--name", name, "-p", "0:7", s.rootfs(), "--", "nc", "-l", "-p", "7", "-e", "cat")
+	cmd := s.limpetCmd("run", "--name", name, "-p", "0:7", s.rootfs(), "--", "nc", "-l", "-p", "7", "-e", "cat")
 	s.must(cmd.Start())
 	record := s.awaitRun(name, standalone.StateRunning)
 	var conn net.Conn
@@ -245,7 +238,7 @@ func TestRunSignals(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			name := s.runName()
-			cmd := s.limpetCommand("run", "--name", name, root, "--", "sh", "-c", test.script)
+			cmd := s.limpetCmd("run", "--name", name, root, "--", "sh", "-c", test.script)
 			output, err := cmd.StdoutPipe()
 			s.must(err)
 			s.must(cmd.Start())
@@ -272,7 +265,7 @@ func TestRunKilled(t *testing.T) {
 	root := s.rootfs()
 	name := s.runName()
 	kill := func() {
-		cmd := s.limpetCommand("run", "--name", name, root, "--", "sleep", "1000")
+		cmd := s.limpetCmd("run", "--name", name, root, "--", "sleep", "1000")
 		s.must(cmd.Start())
 		s.awaitRun(name, standalone.StateRunning)
 		result := s.limpet("run", "--name", name, root, "--", "true")

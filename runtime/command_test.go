@@ -131,7 +131,7 @@ func (w *world) call(t *testing.T, command execsidecar.Command, files execsideca
 	t.Cleanup(leave)
 	go func() {
 		defer close(c.done)
-		c.result, c.err = execsidecar.Run(ctx, filepath.Join(w.dir.path, commandDoor), command, files, c.signals)
+		c.result, c.err = execsidecar.Run(ctx, filepath.Join(w.dir.path, CommandDoor), command, files, c.signals)
 	}()
 	return c
 }

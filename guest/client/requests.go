@@ -233,7 +233,7 @@ func (r *Requests) sendSizes(ctx context.Context, sizes <-chan protocol.Size) {
 		case <-ctx.Done():
 			return
 		case size, ok := <-sizes:
-			if !ok || r.Send(ctx, protocol.ResizeRequest{Cols: size.Cols, Rows: size.Rows}) != nil {
+			if !ok || r.Send(ctx, protocol.ResizeRequest(size)) != nil {
 				return
 			}
 		}

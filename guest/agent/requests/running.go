@@ -112,7 +112,7 @@ func (r *running) listen(in incoming) error {
 		if !r.tty {
 			return invalid("the command on this connection has no terminal")
 		}
-		return r.containers.Resize(protocol.Resize{RequestID: r.id, Size: protocol.Size{Cols: request.Cols, Rows: request.Rows}})
+		return r.containers.Resize(protocol.Resize{RequestID: r.id, Size: protocol.Size(request)})
 	}
 	return invalid("%s: a command runs on this connection: want stdin or resize until it has exited", protocol.AgentRequests.Name(in.Body))
 }
