@@ -12,7 +12,7 @@ import sys
 COMMAND, RESPONSE, STREAM, NOTIFICATION = range(4)
 COMMANDS = [
     "auth", "run", "exec", "signal", "stop", "prepare", "remove", "resize", "close_stdin", "pids", "stats", "pause", "resume", "update",
-    "network", "mount", "unmount", "plug", "clock", "reseed", "cancel", "ack", "ping", "data", "pod", "wait",
+    "network", "mount", "unmount", "plug", "clock", "reseed", "cancel", "ack", "ping", "data", "pod", "resolver", "ssh_agent", "wait",
 ]
 
 
