@@ -77,7 +77,7 @@ SHARE := $(PREFIX)/share
 install: build guest
 	install -D -t $(DESTDIR)$(PREFIX)/bin build/bin/containerd-shim-limpet-v2 build/bin/limpet build/bin/vhost-device-vsock
 	install -D -m 644 -t $(DESTDIR)/usr/lib/limpet build/vmlinux build/initramfs
-	install -D -t $(DESTDIR)/usr/lib/limpet/tools build/tools/limpet-images build/tools/mke2fs
+	install -D -t $(DESTDIR)/usr/lib/limpet/tools build/tools/limpet-images build/tools/mke2fs build/tools/busybox
 	build/bin/limpet man | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/man/man1/limpet.1
 	build/bin/limpet completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/bash-completion/completions/limpet
 	build/bin/limpet completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(SHARE)/zsh/site-functions/_limpet

@@ -49,6 +49,7 @@ func newInstallation(t *testing.T) installation {
 		"bin/containerd-shim-limpet-v2": "usr/local/bin", "bin/limpet": "usr/local/bin", "bin/vhost-device-vsock": "usr/local/bin",
 		"vmlinux": "usr/lib/limpet", "initramfs": "usr/lib/limpet",
 		"tools/limpet-images": "usr/lib/limpet/tools", "tools/mke2fs": "usr/lib/limpet/tools",
+		"tools/busybox": "usr/lib/limpet/tools",
 	} {
 		i.copy(d.Build.Path(from), filepath.Join(i.from, to, filepath.Base(from)))
 	}

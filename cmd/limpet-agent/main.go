@@ -123,6 +123,7 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 		},
 		Roots:    a.Containers().Root,
 		Tools:    a.Containers().Mount,
+		Busybox:  protocol.BusyboxProgram,
 		Shutdown: a.Shutdown,
 		Logger:   logger,
 	})

@@ -18,6 +18,8 @@ const (
 	// ImagesProgram is the one of ToolsDir that serves the requests about images: one request on its standard input, the responses on its
 	// standard output, both with a length in front; it ends with the last one. SIGTERM cancels.
 	ImagesProgram = ToolsDir + "/limpet-images"
+	// BusyboxProgram is the one of ToolsDir that is many: what a command in the machine itself names and is not found otherwise.
+	BusyboxProgram = ToolsDir + "/busybox"
 	// ImagesDir is where images are kept, in memory or on the storage disk, and OverlaysDir where each workload's overlay is.
 	ImagesDir   = "/var/lib/limpet"
 	OverlaysDir = ImagesDir + "/overlays"

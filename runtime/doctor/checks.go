@@ -58,10 +58,10 @@ func checkFile(name, path string) hypervisor.Check {
 
 // checkTools looks for the programs that a guest is given for images and storage. Containers of containerd run without.
 func checkTools(dir string) hypervisor.Check {
-	for _, name := range []string{"limpet-images", "mke2fs"} {
+	for _, name := range []string{"limpet-images", "mke2fs", "busybox"} {
 		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
 			return hypervisor.Check{
-				Name: "tools", OK: true, Detail: fmt.Sprintf("%v: guests can neither pull images nor format a disk", err),
+				Name: "tools", OK: true, Detail: fmt.Sprintf("%v: guests can neither pull images nor format a disk nor run a shell of their own", err),
 				Remedy: "run `make install` in limpet's source, or set \"tools\" in the configuration to where they are",
 			}
 		}

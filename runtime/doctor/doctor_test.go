@@ -60,7 +60,7 @@ func TestCheckFile(t *testing.T) {
 // TestCheckTools looks for the programs of guests. It is no failure if one is not there.
 func TestCheckTools(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"limpet-images", "mke2fs"} {
+	for _, name := range []string{"limpet-images", "mke2fs", "busybox"} {
 		if check := checkTools(dir); !check.OK || !strings.Contains(check.Detail, name) || !strings.Contains(check.Remedy, "make install") {
 			t.Errorf("without %s: %+v", name, check)
 		}

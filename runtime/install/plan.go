@@ -28,6 +28,7 @@ func installed() []Change {
 		{Path: defaults.Image, Mode: 0o644},
 		{Path: filepath.Join(defaults.Tools, "limpet-images"), Mode: 0o755},
 		{Path: filepath.Join(defaults.Tools, "mke2fs"), Mode: 0o755},
+		{Path: filepath.Join(defaults.Tools, "busybox"), Mode: 0o755},
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -21,6 +23,9 @@ type Command struct {
 	Process   *specs.Process
 	Streams   *protocol.Streams
 	Size      *protocol.Size // of the terminal
+	// Fallback is the program to run if the one that is named, without a directory, is not found: one that is many by the names that it is
+	// called by, as busybox is.
+	Fallback string
 }
 
 // Command starts a command. It is like a container's init, in a control group of its own and known by its ids, and is removed by Remove;
@@ -52,7 +57,7 @@ func (s *Set) Command(ctx context.Context, m Command) (_ *Process, err error) {
 		return nil, fmt.Errorf("command %s: make a control group: %w", m.ID, err)
 	}
 	l := launch{container: c, requestID: m.RequestID, init: true, process: m.Process, size: m.Size}
-	p, err := c.launch(ctx, &direct{reaper: s.Reaper}, l, m.Streams, func(p *Process) {
+	p, err := c.launch(ctx, &direct{reaper: s.Reaper, fallback: m.Fallback}, l, m.Streams, func(p *Process) {
 		s.mu.Lock()
 		c.state, c.init = running, p
 		s.mu.Unlock()
@@ -72,7 +77,10 @@ func (s *Set) forget(c *Container) {
 }
 
 // direct starts processes of no container.
-type direct struct{ reaper *reaper.Reaper }
+type direct struct {
+	reaper   *reaper.Reaper
+	fallback string
+}
 
 func (d *direct) start(_ context.Context, l launch) (launched, error) {
 	process := l.process
@@ -83,6 +91,9 @@ func (d *direct) start(_ context.Context, l launch) (launched, error) {
 	defer group.Close()
 	env := withHome(process.Env)
 	program, err := lookup(process.Args[0], env)
+	if errors.Is(err, unix.ENOENT) && !strings.Contains(process.Args[0], "/") && executable(d.fallback) == nil {
+		program, err = d.fallback, nil
+	}
 	if err != nil {
 		return launched{}, err
 	}

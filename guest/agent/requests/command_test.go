@@ -41,6 +41,10 @@ func TestCaptured(t *testing.T) {
 			t.Errorf("%s: %.300s", name, show(got))
 		}
 	}
+	nowhere := []protocol.Pair{{Name: "PATH", Value: "/nowhere"}}
+	if got := c.send(protocol.VMExecRequest{Command: []string{"echo", "from busybox"}, Env: nowhere}); !isCompleted(got, 0, "from busybox\n") {
+		t.Errorf("a program that is not found: %s", show(got))
+	}
 	wantError(t, c.send(protocol.VMExecRequest{Command: []string{"/no/such/program"}}), protocol.CodeSpawnFailed)
 	wantError(t, c.send(protocol.VMExecRequest{Command: []string{"true"}, Workdir: new("/no/such/directory")}), protocol.CodeSpawnFailed)
 }

@@ -53,7 +53,7 @@ func newGuest(t *testing.T) *guest {
 			Share: t.TempDir(), Overlays: t.TempDir(), MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 			Crun: filepath.Join(os.Getenv("LIMPET_BUILD"), "guest", "crun"),
 		}),
-		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil },
+		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil }, Busybox: "/bin/busybox",
 		Shutdown: func() { close(g.down) }, Logger: logger,
 	})
 	g.server.Roots = func(id string) (*os.File, error) { return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound) }

@@ -32,7 +32,8 @@ type Options struct {
 	// Roots opens the roots of the other containers of the machine.
 	Roots Roots
 	// Tools brings the programs that the host has for the guest, once, to protocol.ToolsDir.
-	Tools func(ctx context.Context) error
+	Tools   func(ctx context.Context) error
+	Busybox string // the one of them that a command in the machine runs if it is not found otherwise
 	// Shutdown begins to end the machine. It is called after the answer.
 	Shutdown func()
 	Logger   *slog.Logger

@@ -33,7 +33,7 @@ func (c *conn) vmExec(ctx context.Context, r protocol.VMExecRequest) (protocol.A
 		if err := c.server.Tools(ctx); err != nil {
 			return nil, failed(protocol.CodeMountFailed, err)
 		}
-		return k.containers.Command(ctx, container.Command{ID: k.name, RequestID: k.id, Process: process, Streams: &k.streams})
+		return k.containers.Command(ctx, container.Command{ID: k.name, RequestID: k.id, Process: process, Streams: &k.streams, Fallback: c.server.Busybox})
 	}
 	p.started = func(_ *job, started *container.Process) string { return strconv.Itoa(started.Pid()) }
 	return c.runCommand(ctx, p)
