@@ -155,12 +155,12 @@ type NIC struct {
 	Subnet netip.Prefix
 }
 
-// Disk is a block device of the host's. The guest knows it by its identifier, which is the disk's serial number. All disks of a machine
+// Disk is a block device or a regular file of the host's. The guest knows it by its identifier, which is the disk's serial number. All disks of a machine
 // take one port together, and to unplug one takes no consent of the guest's.
 type Disk struct {
 	ID string
-	// File is the open block device, for reading only if the disk is read-only. It stays the caller's; the machine monitor gets a
-	// duplicate.
+	// File is open, for reading only if the disk is read-only. It stays the caller's; the machine monitor gets a duplicate. What the guest
+	// discards of a regular file takes no room there any more.
 	File     *os.File
 	ReadOnly bool
 }

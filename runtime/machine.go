@@ -52,11 +52,13 @@ type machinePlan struct {
 	frame  frame
 	nics   []hypervisor.NIC // plugged before the machine runs; their taps stay the caller's
 	disks  bool             // room is kept for them beside all else
-	dir    *stateDir
-	events events
-	log    *slog.Logger // names the sandbox
-	logger *slog.Logger // for who names it himself
-	times  *trace
+	// storage is the file of the disk that the guest keeps images on, plugged before the machine runs; it stays the caller's. Nil: none.
+	storage *os.File
+	dir     *stateDir
+	events  events
+	log     *slog.Logger // names the sandbox
+	logger  *slog.Logger // for who names it himself
+	times   *trace
 }
 
 // record notes the machine's processes, so that they can be ended without this one.

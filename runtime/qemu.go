@@ -90,7 +90,7 @@ func ports(nics int) int { return hypervisor.DefaultPorts + nics }
 // ports is how many ports the machine needs. A pod's has room for disks in any case.
 func (p *machinePlan) ports() int {
 	count := ports(len(p.nics))
-	if p.disks {
+	if p.disks || p.storage != nil {
 		count++
 	}
 	return count
@@ -143,6 +143,9 @@ func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, dev
 	}
 	for _, nic := range plan.nics {
 		parts = append(parts, nic)
+	}
+	if plan.storage != nil {
+		parts = append(parts, hypervisor.Disk{ID: protocol.StorageSerial, File: plan.storage})
 	}
 	for _, part := range parts {
 		group.Go(func() error { return machine.Plug(ctx, part) })

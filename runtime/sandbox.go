@@ -144,9 +144,16 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
 		"the guest did not come up, or this host is too slow for that time", boot))
 	defer cancel()
+	storage, err := openStorage(configuration.Storage)
+	if err != nil {
+		return err
+	}
+	if storage != nil {
+		defer storage.Close()
+	}
 	plan := machinePlan{
 		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
-		logger: options.Logger, times: times, disks: asked.disks,
+		logger: options.Logger, times: times, disks: asked.disks, storage: storage,
 	}
 	if err := s.bring(ctx, asked.pod, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.

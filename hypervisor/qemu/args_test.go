@@ -70,9 +70,14 @@ func TestDevices(t *testing.T) {
 		{"share", shareDevice("d", "port2", "files"), chardev,
 			`{"bus":"port2","chardev":"chardev-d","driver":"vhost-user-fs-pci","id":"d","tag":"files"}`},
 		{"disks", controllerDevice("port1"), "null", `{"bus":"port1","driver":"virtio-scsi-pci","id":"disks","num_queues":1}`},
-		{"disk", diskDevice("d", 7, true, blockSizes{512, 4096}),
+		{"disk", diskDevice("d", 7, true, backing{driver: "host_device", logical: 512, physical: 4096}),
 			`{"cache":{"direct":true},"discard":"unmap","driver":"host_device","filename":"/dev/fdset/7","locking":"off",` +
 				`"node-name":"block7","read-only":true}`,
+			`{"bus":"disks.0","drive":"block7","driver":"scsi-hd","id":"d","logical_block_size":512,"lun":0,"physical_block_size":4096,` +
+				`"scsi-id":7,"serial":"d","share-rw":true}`},
+		{"disk of a file", diskDevice("d", 7, false, fileBacking),
+			`{"cache":{"direct":false},"discard":"unmap","driver":"file","filename":"/dev/fdset/7","locking":"off",` +
+				`"node-name":"block7","read-only":false}`,
 			`{"bus":"disks.0","drive":"block7","driver":"scsi-hd","id":"d","logical_block_size":512,"lun":0,"physical_block_size":4096,` +
 				`"scsi-id":7,"serial":"d","share-rw":true}`},
 		{"network card", nicDevice("port3", hypervisor.NIC{ID: "d", MAC: mac, Tap: os.Stdin}), `{"fd":"d","id":"netdev-d","type":"tap"}`,

@@ -21,12 +21,20 @@ const (
 	maxDisks = 256
 )
 
-// blockSizes are those of a block device, in bytes: what it reads and writes at once, and what it does so best.
-type blockSizes struct{ logical, physical int }
+// backing is what a disk is made of.
+type backing struct {
+	driver string // QEMU's
+	cached bool   // the host caches what is read and written
+	// logical and physical are sizes of blocks, in bytes: what is read and written at once, and what is so best.
+	logical, physical int
+}
+
+// fileBacking is that of a regular file. It goes through the host's cache, as not every file system can leave that out.
+var fileBacking = backing{driver: "file", cached: true, logical: 512, physical: 4096}
 
 // plugDisk adds a disk whose identifier is free.
 func (m *machine) plugDisk(ctx context.Context, disk hypervisor.Disk) error {
-	sizes, err := lookAtDisk(disk.File)
+	is, err := lookAtDisk(disk.File)
 	if err != nil {
 		return err
 	}
@@ -37,7 +45,7 @@ func (m *machine) plugDisk(ctx context.Context, disk hypervisor.Disk) error {
 	if err != nil {
 		return err
 	}
-	plan := diskDevice(disk.ID, target, disk.ReadOnly, sizes)
+	plan := diskDevice(disk.ID, target, disk.ReadOnly, is)
 	if err := m.addBlock(ctx, disk.File, plan, target); err != nil {
 		return err
 	}
@@ -50,14 +58,21 @@ func (m *machine) plugDisk(ctx context.Context, disk hypervisor.Disk) error {
 	return nil
 }
 
-// lookAtDisk makes sure that a file is a block device.
-func lookAtDisk(file *os.File) (blockSizes, error) {
+// lookAtDisk makes sure that a file is a block device or a regular file.
+func lookAtDisk(file *os.File) (backing, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return backing{}, err
+	}
+	if info.Mode().IsRegular() {
+		return fileBacking, nil
+	}
 	logical, logicalErr := unix.IoctlGetInt(int(file.Fd()), unix.BLKSSZGET)
 	physical, physicalErr := unix.IoctlGetInt(int(file.Fd()), unix.BLKPBSZGET)
 	if err := errors.Join(logicalErr, physicalErr); err != nil {
-		return blockSizes{}, fmt.Errorf("%s is not a block device: %w: %w", file.Name(), err, errdefs.ErrInvalidArgument)
+		return backing{}, fmt.Errorf("%s is neither a block device nor a regular file: %w: %w", file.Name(), err, errdefs.ErrInvalidArgument)
 	}
-	return blockSizes{logical, physical}, nil
+	return backing{driver: "host_device", logical: logical, physical: physical}, nil
 }
 
 // plugController adds the controller if there is none yet.
@@ -127,18 +142,18 @@ func controllerDevice(port string) device {
 	return device{arguments: map[string]any{"driver": "virtio-scsi-pci", "id": diskController, "bus": port, "num_queues": 1}}
 }
 
-// diskDevice plans the plugging of a disk whose file has been passed in the set of the target's number. The host's cache is left out:
-// the guest has one. Others may have the device open, as with containers of the host.
-func diskDevice(id string, target int, readOnly bool, sizes blockSizes) device {
+// diskDevice plans the plugging of a disk whose file has been passed in the set of the target's number. The host's cache is left out
+// where that can be: the guest has one. Others may have the device open, as with containers of the host.
+func diskDevice(id string, target int, readOnly bool, is backing) device {
 	node := fmt.Sprintf("block%d", target)
 	return device{
 		blockdev: map[string]any{
-			"driver": "host_device", "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", target), "read-only": readOnly,
-			"cache": map[string]any{"direct": true}, "discard": "unmap", "locking": "off",
+			"driver": is.driver, "node-name": node, "filename": fmt.Sprintf("/dev/fdset/%d", target), "read-only": readOnly,
+			"cache": map[string]any{"direct": !is.cached}, "discard": "unmap", "locking": "off",
 		},
 		arguments: map[string]any{
 			"driver": "scsi-hd", "id": id, "bus": diskController + ".0", "scsi-id": target, "lun": 0, "drive": node, "serial": id,
-			"share-rw": true, "logical_block_size": sizes.logical, "physical_block_size": sizes.physical,
+			"share-rw": true, "logical_block_size": is.logical, "physical_block_size": is.physical,
 		},
 	}
 }

@@ -30,8 +30,8 @@ func (l *lab) loopDevice(text string) string {
 	return device
 }
 
-// plugLoop plugs a block device of the host.
-func (l *lab) plugLoop(m hypervisor.Machine, id, path string, flags int) {
+// plugDisk plugs a block device or file of the host.
+func (l *lab) plugDisk(m hypervisor.Machine, id, path string, flags int) {
 	l.Helper()
 	file, err := os.OpenFile(path, flags, 0)
 	l.check(err)
@@ -47,19 +47,28 @@ func TestDisks(t *testing.T) {
 
 	m := l.boot()
 	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
-	l.plugLoop(m, "disk-1", first, os.O_RDWR)
+	l.plugDisk(m, "disk-1", first, os.O_RDWR)
 	l.check(m.Resume(l.ctx))
 	guest := l.greet(device)
 	guest.ask("disk disk-1", "first on")
 
-	l.plugLoop(m, "disk-2", second, os.O_RDONLY)
+	l.plugDisk(m, "disk-2", second, os.O_RDONLY)
 	guest.ask("disk disk-2", "error: open /disk-2: read-only file system")
 	l.check(m.Unplug(l.ctx, "disk-1"))
 	if text, err := os.ReadFile(first); err != nil || !strings.HasPrefix(string(text), "by guest the host") {
 		t.Errorf("the host reads %.20q, %v", text, err)
 	}
+	plain := filepath.Join(t.TempDir(), "plain")
+	write(t, plain, "a file of the host")
+	l.check(os.Truncate(plain, 1<<20))
+	l.plugDisk(m, "disk-4", plain, os.O_RDWR)
+	guest.ask("disk disk-4", "a file o")
+	l.check(m.Unplug(l.ctx, "disk-4"))
+	if text, err := os.ReadFile(plain); err != nil || !strings.HasPrefix(string(text), "by guest") || len(text) != 1<<20 {
+		t.Errorf("the host's file has %d bytes, %.20q, %v", len(text), text, err)
+	}
 	// The same device again is another disk.
-	l.plugLoop(m, "disk-3", first, os.O_RDWR)
+	l.plugDisk(m, "disk-3", first, os.O_RDWR)
 	guest.ask("disk disk-3", "by guest")
 	if n := len(m.devices()); n != 4 { // vsock, the controller, two disks
 		t.Errorf("%d devices", n)

@@ -32,6 +32,7 @@ type Config struct {
 	Vsock              Vsock      `toml:"vsock"`
 	Virtiofs           Virtiofs   `toml:"virtiofs"`
 	VM                 VM         `toml:"vm"`
+	Storage            Storage    `toml:"storage"`
 	Egress             Egress     `toml:"egress"`
 	Network            Network    `toml:"network"`
 	Timeouts           Timeouts   `toml:"timeouts"`
@@ -79,6 +80,12 @@ type Network struct {
 	Subnets    []string `toml:"subnets"`
 	Masquerade bool     `toml:"masquerade"`
 	LeasesDir  string   `toml:"leases_dir"`
+}
+
+// Storage is the disk on which a guest keeps images.
+type Storage struct {
+	Dir string `toml:"dir"`
+	MiB int    `toml:"mib"`
 }
 
 // Timeouts bounds what limpet waits for.

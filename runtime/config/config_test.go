@@ -100,6 +100,8 @@ func TestLoadErrors(t *testing.T) {
 		{"no CPU", "[vm]\nvcpus = 0\n", []string{"vm.vcpus", "1 to 64"}},
 		{"relative path", "kernel = 'vmlinux'\n", []string{`"kernel"`, `"vmlinux"`, "absolute"}},
 		{"long state_dir", "state_dir = '/" + strings.Repeat("x", 60) + "'\n", []string{"state_dir", "56 bytes"}},
+		{"small storage", "[storage]\nmib = 8\n", []string{"storage.mib", "8", "64 to"}},
+		{"place of storage", "[storage]\ndir = 'here'\n", []string{"storage.dir", "here", "absolute"}},
 		{"time span", "[timeouts]\nboot = 'soon'\n", []string{"timeouts.boot", "soon"}},
 		{"no time", "[timeouts]\nboot = '0s'\n", []string{"timeouts.boot", "more than 0"}},
 		{"egress host", "[egress]\nhosts = ['*']\n", []string{"egress", `"*"`}},

@@ -19,6 +19,9 @@ const (
 	MaxVCPUs = 64
 	// MaxMemoryMiB leaves half of the addresses that an emulated processor has (40 bits) to devices.
 	MaxMemoryMiB = 512 << 10
+	// minStorageMiB has room for a journal and a small image; maxStorageMiB is the largest ext4 with the blocks that mke2fs chooses.
+	minStorageMiB = 64
+	maxStorageMiB = 16 << 20
 	// maxStateDir leaves room for "/<16 hex digits>/vsock/" and a socket's name in the 108 bytes of a unix socket's path.
 	maxStateDir = 56
 )
@@ -26,7 +29,7 @@ const (
 // validate tells which value is not allowed, and what is.
 func (c *Config) validate() error {
 	for _, path := range []struct{ key, value string }{
-		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image}, {"tools", c.Tools},
+		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image}, {"tools", c.Tools}, {"storage.dir", c.Storage.Dir},
 		{"network.leases_dir", c.Network.LeasesDir},
 	} {
 		if !filepath.IsAbs(path.value) {
@@ -48,6 +51,8 @@ func (c *Config) validate() error {
 		return invalid("vm.max_vcpus", c.VM.MaxVCPUs, fmt.Sprintf("0 to %d", MaxVCPUs))
 	case c.VM.MaxMemoryMiB < 0 || c.VM.MaxMemoryMiB > MaxMemoryMiB:
 		return invalid("vm.max_memory_mib", c.VM.MaxMemoryMiB, fmt.Sprintf("0 to %d", MaxMemoryMiB))
+	case c.Storage.MiB != 0 && (c.Storage.MiB < minStorageMiB || c.Storage.MiB > maxStorageMiB):
+		return invalid("storage.mib", c.Storage.MiB, fmt.Sprintf("0, or %d to %d", minStorageMiB, maxStorageMiB))
 	case time.Duration(c.Timeouts.Boot) <= 0:
 		return invalid("timeouts.boot", time.Duration(c.Timeouts.Boot), "more than 0")
 	}

@@ -62,8 +62,9 @@ func (s *Store) lockMount() (*os.File, error) {
 	return file, nil
 }
 
+// mountDisk mounts the disk such that what is removed there takes no room on the host any more.
 func (s *Store) mountDisk(disk string) error {
-	if err := unix.Mount(disk, s.Root, diskType, unix.MS_NODEV|unix.MS_NOATIME, ""); err != nil {
+	if err := unix.Mount(disk, s.Root, diskType, unix.MS_NOATIME, "discard"); err != nil {
 		return fmt.Errorf("mount the storage disk %s: %w", disk, err)
 	}
 	return nil
