@@ -231,6 +231,15 @@ func within(netns string, f func() error) error {
 	return <-done
 }
 
+// ListenIn listens at an address of the network namespace at a path.
+func ListenIn(netns, address string) (listener net.Listener, err error) {
+	err = within(netns, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	return listener, err
+}
+
 // Dial connects to a literal address from the run's network namespace.
 func (d *Daemon) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return DialIn(ctx, d.netns(), address)
