@@ -93,7 +93,8 @@ func (i *imageServer) push(repository string, layers ...[]byte) string {
 	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
 		return harness.DialIn(ctx, "/run/netns/"+daemon.Namespace+"-world", address)
 	}
-	i.must(remote.Write(ref, image, remote.WithContext(i.ctx), remote.WithTransport(&http.Transport{DialContext: dial, DisableKeepAlives: true})))
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	i.must(remote.Write(ref, image, remote.WithContext(i.ctx), remote.WithTransport(transport)))
 	return ref.Name()
 }
 
@@ -146,8 +147,8 @@ func ask[T any](s *scope, requests *client.Requests, request protocol.AgentReque
 	return data
 }
 
-// TestImages pulls an image in the guest from a registry that is reached over the sandbox's network: cancelled once, completed then; and runs
-// a command of it.
+// TestImages pulls an image in the guest from a registry that is reached over the sandbox's network: cancelled once, completed then; and
+// runs a command of it.
 func TestImages(t *testing.T) {
 	s := limpetOnly(t)
 	pod, world := s.netns("pod"), s.netns("world")
@@ -188,6 +189,9 @@ func TestImages(t *testing.T) {
 	if list := ask[[]protocol.ImageInfo](s, requests, protocol.ListImagesRequest{}); len(list) != 0 {
 		t.Errorf("after a pull that was cancelled: %+v", list)
 	}
+	if status := ask[protocol.StorageStatus](s, requests, protocol.StorageStatusRequest{}); status.LayerCount != 1 || status.ImageCount != 0 {
+		t.Errorf("after a pull that was cancelled in the second layer: %+v", status)
+	}
 
 	images.fetched.Store(0)
 	percents := map[string][]uint8{}
@@ -227,7 +231,9 @@ func TestImages(t *testing.T) {
 func (s *scope) wantNoImages(requests *client.Requests, images *imageServer) {
 	s.Helper()
 	before := ask[[]protocol.ImageInfo](s, requests, protocol.ListImagesRequest{})
-	regular := func(name string, size int) []byte { return s.layer(tar.Header{Name: name, Typeflag: tar.TypeReg}, make([]byte, size)) }
+	regular := func(name string, size int) []byte {
+		return s.layer(tar.Header{Name: name, Typeflag: tar.TypeReg}, make([]byte, size))
+	}
 	for _, test := range []struct {
 		name  string
 		layer []byte

@@ -27,7 +27,8 @@ func openStorage(settings config.Storage) (*os.File, error) {
 		return nil, fmt.Errorf("make a storage disk in %s: %w", settings.Dir, err)
 	}
 	if err := file.Truncate(int64(settings.MiB) * mebibyte); err != nil {
-		return nil, errors.Join(fmt.Errorf("make a storage disk of %d MiB (storage.mib) in %s: %w", settings.MiB, settings.Dir, err), file.Close())
+		err = fmt.Errorf("make a storage disk of %d MiB (storage.mib) in %s: %w", settings.MiB, settings.Dir, err)
+		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
 }

@@ -26,7 +26,12 @@ func Serve(ctx context.Context, options Options, r io.Reader, w io.Writer) error
 		out.fail(err, protocol.CodeInvalidRequest)
 		return out.err
 	}
-	job, ok := jobs[protocol.AgentRequests.Name(envelope.Body)]
+	name := protocol.AgentRequests.Name(envelope.Body)
+	options.Logger = options.Logger.With("method", name)
+	if envelope.TraceID != nil {
+		options.Logger = options.Logger.With("trace_id", *envelope.TraceID)
+	}
+	job, ok := jobs[name]
 	if !ok {
 		err := fmt.Errorf("a %T is no request about images: %w", envelope.Body, errdefs.ErrInvalidArgument)
 		out.fail(err, protocol.CodeInvalidRequest)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -163,6 +164,51 @@ func TestCollectKeepsHeld(t *testing.T) {
 			t.Errorf("removed %d layers, %v, want %d", result.Layers, err, want)
 		}
 		lock.Close()
+	}
+}
+
+// TestManyAtOnce pulls, mounts and collects at the same time, as several processes would: what was pulled is whole.
+func TestManyAtOnce(t *testing.T) {
+	s := newTestStore(t, 32<<20)
+	host := testRegistry(t, nil)
+	base := archiveOf(t, regular("base", noise(64<<10)))
+	var images []string
+	for i := range 3 {
+		images = append(images, push(t, host, fmt.Sprint("image", i), imageOf(t, base, archiveOf(t, regular("own", fmt.Sprint(i))))))
+	}
+	var group errgroup.Group
+	for i := range 12 {
+		group.Go(func() error {
+			other, err := Open(s.Options)
+			if err != nil {
+				return err
+			}
+			image, workload := images[i%len(images)], fmt.Sprint("w", i)
+			if _, _, err := other.pullForTest(t, image); err != nil {
+				return err
+			}
+			info, err := other.PrepareOverlay(image, workload)
+			if err != nil {
+				return err
+			}
+			if base, own := look(info.RootfsPath, "base"), look(info.RootfsPath, "own"); base != noise(64<<10) || own != fmt.Sprint(i%len(images)) {
+				return fmt.Errorf("%s has %.32q and %q", image, base, own)
+			}
+			if err := other.CleanupOverlay(workload); err != nil {
+				return err
+			}
+			_, err = other.Collect(t.Context(), false, false)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if list, err := s.List(); err != nil || len(list) != len(images) {
+		t.Errorf("%d images, %v", len(list), err)
+	}
+	if layers, err := os.ReadDir(filepath.Join(s.Root, layersDir)); err != nil || len(layers) != len(images)+1 {
+		t.Errorf("%d layers, %v", len(layers), err)
 	}
 }
 
