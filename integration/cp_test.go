@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/limpet-run/limpet/integration/harness"
 )
 
 // randomFile makes a file of so many bytes on the host and returns its path and what sha256sum says of it.
@@ -99,5 +101,59 @@ func TestCpPlaces(t *testing.T) {
 	s.must(err)
 	if len(left) != 3 {
 		t.Errorf("left in the directory: %v", left)
+	}
+}
+
+// TestCpTree copies directories into a container and out again, and archives.
+func TestCpTree(t *testing.T) {
+	s := limpetOnly(t)
+	c := s.sleeper()
+	dir := s.TempDir()
+	host := func(name string) string { return filepath.Join(dir, name) }
+	s.must(os.MkdirAll(host("tree/below"), 0o750))
+	s.must(os.WriteFile(host("tree/below/file"), []byte("text\n"), 0o640))
+	s.must(os.Symlink("below/file", host("tree/link")))
+	for _, args := range [][]string{
+		{"-r", host("tree"), c.id + ":/root/"},
+		{"-r", host("tree"), c.id + ":/root/other"},
+		{"-r", c.id + ":/root/other", host("back")},
+		{"-r", c.id + ":/root/tree/below/file", host("single")},
+		{"-r", c.id + ":/root/tree", host("tree")}, // into it
+	} {
+		s.must(s.limpet("cp", args...).Err())
+	}
+	listing := c.exec(nil, "sh", "-c", "cd /root && find * | sort && stat -c %a%u other/below/file && cat other/link")
+	s.must(listing.Err())
+	if want := "other\nother/below\nother/below/file\nother/link\ntree\ntree/below\ntree/below/file\ntree/link\n6400\ntext\n"; listing.Stdout != want {
+		t.Errorf("in the container:\n%s", listing.Stdout)
+	}
+	for _, name := range []string{"back/link", "single", "tree/tree/below/file"} {
+		if text, err := os.ReadFile(host(name)); string(text) != "text\n" {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
+	}
+	packed := s.limpet("cp", c.id+":/root/tree", "-")
+	s.must(packed.Err())
+	unpack := s.limpetCmd("cp", "-", c.id+":/tmp")
+	unpack.Stdin = strings.NewReader(packed.Stdout)
+	s.must(harness.Run(unpack).Err())
+	s.must(c.exec(nil, "test", "-f", "/tmp/tree/below/file").Err())
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"-r", c.id + ":/none", host("x")}, 1, "/none: No such file"},
+		{[]string{"-r", host("none"), c.id + ":/root/"}, 1, "none"},
+		{[]string{"-r", host("tree"), c.id + ":/none/x"}, 1, "can't change directory to '/none'"},
+		{[]string{"-r", host("tree"), c.id + ":/"}, 0, ""},
+		{[]string{"-r", c.id + ":/", host("x")}, 2, "has no name"},
+		{[]string{"-r", c.id + ":/dev", host("dev")}, 1, "devices, pipes or sockets"},
+		{[]string{host("tree"), c.id + ":/root/"}, 1, "-r"},
+	} {
+		result := s.limpet("cp", test.args...)
+		if result.Code != test.code || !strings.Contains(result.Stderr, test.says) {
+			t.Errorf("%q: exit status %d, %q; want %d, %q", test.args, result.Code, result.Stderr, test.code, test.says)
+		}
 	}
 }

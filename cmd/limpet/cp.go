@@ -22,10 +22,13 @@ func cpCommand() *cli.Command {
 		Usage:     "copy files between this host and a container",
 		ArgsUsage: "SOURCE DESTINATION",
 		Description: "One of the two is SANDBOX:PATH or SANDBOX/CONTAINER:PATH, a path as the container's processes see it, mounts included;\n" +
-			"the other is a path of this host, with ./ in front if it has a colon. A destination that ends with / is a directory.\n" +
-			"A file of up to 4 GiB appears whole or not at all.\n" + referenceUsage,
+			"the other is a path of this host, with ./ in front if it has a colon. A destination that ends with / is a directory to\n" +
+			"copy into. A file of up to 4 GiB appears whole or not at all, in the container as root's.\n" +
+			"Directories, with -r, and larger files are packed or unpacked by the container's own tar(1). In place of the path of\n" +
+			"this host, - stands for a tar archive on standard input or output.\n" + referenceUsage,
 		Flags: sandboxFlags(
-			&cli.BoolFlag{Name: "guest", Usage: "the files are the guest's own, not a container's"}),
+			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "copy directories with all that is below them"},
+			&cli.BoolFlag{Name: "guest", Usage: "the file is the guest's own, not a container's"}),
 		OnUsageError: onUsageError,
 		Before:       arguments(2, 2),
 		Action:       copyFiles,
@@ -80,6 +83,10 @@ func copyFiles(c *cli.Context) error {
 	if (from.reference == "") == (to.reference == "") {
 		return usageError{errors.New("cp: want one path of this host and one of a sandbox, SANDBOX:PATH")}
 	}
+	asTree := c.Bool("recursive") || from.path == "-" && from.reference == "" || to.path == "-" && to.reference == ""
+	if asTree && c.Bool("guest") {
+		return usageError{errors.New("cp: the guest has no tar(1): with --guest, copy file by file")}
+	}
 	find := findContainer
 	if c.Bool("guest") {
 		find = findSandbox
@@ -87,6 +94,9 @@ func copyFiles(c *cli.Context) error {
 	found, err := find(c, remote.reference)
 	if err != nil {
 		return err
+	}
+	if asTree {
+		return copyTree(c, found, from, to)
 	}
 	agent, err := openAgent(c.Context, found)
 	if err != nil {
@@ -117,7 +127,7 @@ func upload(ctx context.Context, agent *client.Requests, from, to string, screen
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file", from)
+		return fmt.Errorf("%s is no regular file: copy directories with -r", from)
 	}
 	bar := newMeter(screen, filepath.Base(from), info.Size())
 	defer bar.clear()

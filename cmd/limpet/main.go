@@ -68,6 +68,7 @@ func commands() []*cli.Command {
 			[]*cli.Command{runCommand(), psCommand()},
 			withSandboxes(
 				inspectCommand(),
+				execCommand(),
 				cpCommand(),
 				consoleCommand(),
 				forwardCommand(),
