@@ -57,6 +57,8 @@ type Container struct {
 	undo    undo
 	first   bool // of the sandbox: the sandbox's network is this container's
 
+	resolvConf *containerResolvConf // nil: as its configuration has it
+
 	updating chan struct{} // held while its limits are changed
 
 	mu        sync.Mutex // guards also the states of the container's processes
@@ -98,16 +100,20 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	resolvConf, err := s.guestResolvConf(spec, options)
+	if err != nil {
+		return nil, err
+	}
 	plan, err := oci.NewPlan(spec, oci.Options{
 		ContainerID: options.ID, Bundle: options.Bundle, GuestDir: guestDir(options.ID), HasMountsBelow: hasMountsBelow, Owner: s.owner,
-		Pod: s.podPlan(), PodFiles: s.podFiles(), Tmpfs: tmpfsAt,
+		Pod: s.podPlan(), PodFiles: s.podFiles(), Tmpfs: tmpfsAt, Files: resolvConf.mounts(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	plan.Spec.Process.Terminal = options.IO.Terminal
 	c := &Container{
-		sandbox: s, id: options.ID, bundle: options.Bundle, spec: spec, plan: plan,
+		sandbox: s, id: options.ID, bundle: options.Bundle, spec: spec, plan: plan, resolvConf: resolvConf,
 		log:   s.log.With("container", options.ID),
 		life:  lifecycle[containerState]{containerCreating, containerMoves},
 		execs: map[string]*Process{},

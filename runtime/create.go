@@ -53,6 +53,9 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	if err := checkMountPoints(root, c.spec, c.plan.Binds); err != nil {
 		return err
 	}
+	if err := c.writeResolvConf(); err != nil {
+		return err
+	}
 	if err := c.fillShare(root); err != nil {
 		return err
 	}

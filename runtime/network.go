@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ func (c *Container) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plan, err := planNetwork(namespace, c.plan.NetSysctls)
+	plan, err := c.sandbox.planNetwork(namespace, c.plan.NetSysctls)
 	if err != nil || plan.Empty() {
 		return errors.Join(err, namespace.Close())
 	}
@@ -67,6 +68,9 @@ func (c *Container) join(ctx context.Context, link *connection, plan network.Pla
 			return fmt.Errorf("give the VM interface %s: %w", card.Interface, err)
 		}
 	}
+	if err := link.guard(); err != nil {
+		return err
+	}
 	done()
 	done = times.stage("guest")
 	if _, err := c.sandbox.call(ctx, connectTimeout, plan.Message); err != nil {
@@ -87,6 +91,15 @@ func (c *Container) plug(ctx context.Context, link *connection, card network.Car
 	}
 	defer closeTaps([]hypervisor.NIC{nic}) // the machine has a duplicate
 	return c.sandbox.machine.Plug(ctx, nic)
+}
+
+// planNetwork plans the guest's network, as far as the sandbox may reach it.
+func (s *Sandbox) planNetwork(namespace *network.Namespace, sysctls map[string]string) (network.Plan, error) {
+	plan, err := planNetwork(namespace, sysctls)
+	if err == nil && s.egress != nil {
+		err = plan.Restrict(s.egress.policy.Ranges())
+	}
+	return plan, err
 }
 
 // planNetwork plans the guest's network. That of the host itself is not extended into a VM: the guest speaks from there.
@@ -111,15 +124,20 @@ type connection struct {
 	own       bool         // the namespace is the container's own: nobody else removes what is in it
 	subnet    netip.Prefix // valid: the namespace is the host's, in which nothing is made; see network.Plan
 	forwarder *forward.Forwarder
+	egress    *egressGuard // nil: everything may be reached
+	log       *slog.Logger
 
 	mu       sync.Mutex // held only for the kernel's answers
 	attached []network.Card
+	refusals *network.Refusals // nil: nobody listens
 	closed   bool
 }
 
 // newConnection takes over the namespace. The agent is not spoken to before there is something to forward.
 func (s *Sandbox) newConnection(namespace *network.Namespace, own bool, subnet netip.Prefix) *connection {
-	return &connection{namespace: namespace, own: own, subnet: subnet, forwarder: forward.New(s.dialPort, s.log)}
+	return &connection{
+		namespace: namespace, own: own, subnet: subnet, forwarder: forward.New(s.dialPort, s.log), egress: s.egress, log: s.log,
+	}
 }
 
 // isHost tells whether the network is the host's.
@@ -148,6 +166,9 @@ func (l *connection) attach(card network.Card) (hypervisor.NIC, error) {
 
 // close takes back what attach and forward did. It may be called again, also to try what failed.
 func (l *connection) close() error {
+	if l.egress != nil {
+		l.egress.filter.RemoveGate(l)
+	}
 	err := l.release()
 	l.forwarder.Close()
 	return err
@@ -170,6 +191,10 @@ func (l *connection) release() error {
 	}
 	for _, card := range l.attached {
 		errs = append(errs, detach(card))
+	}
+	if l.refusals != nil {
+		errs = append(errs, l.refusals.Close())
+		l.refusals = nil
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

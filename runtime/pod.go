@@ -68,7 +68,7 @@ func newPod(ctx context.Context, s *Sandbox, plan *oci.Pod) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.network, err = planNetwork(namespace, plan.NetSysctls)
+	p.network, err = s.planNetwork(namespace, plan.NetSysctls)
 	if err = errors.Join(err, namespace.Close()); err != nil {
 		return nil, fmt.Errorf("the pod's network namespace %s: %w", plan.NetNS, err)
 	}
@@ -154,7 +154,7 @@ func (p *Pod) attach() (_ []hypervisor.NIC, err error) {
 		}
 		nics = append(nics, nic)
 	}
-	return nics, nil
+	return nics, link.guard()
 }
 
 func closeTaps(nics []hypervisor.NIC) {

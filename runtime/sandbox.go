@@ -59,6 +59,7 @@ type Sandbox struct {
 	lastCommand atomic.Uint64 // of visitors
 	began       time.Time
 
+	egress   *egressGuard // nil: everything may be reached
 	frame    frame
 	resizing chan struct{}             // held while the machine is resized
 	volumes  sharing[string, struct{}] // in the guest's memory, by name; they stay
@@ -155,11 +156,17 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
 		logger: options.Logger, times: times, disks: asked.disks, storage: storage,
 	}
+	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
+		return err
+	}
 	if err := s.bring(ctx, asked.pod, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
+		return err
+	}
+	if err := s.resolveNames(ctx, times); err != nil {
 		return err
 	}
 	if err := s.openDoors(); err != nil {

@@ -32,9 +32,10 @@ const (
 	shareDir   = "shared"
 	vmDir      = "vm"
 	vsockDir   = "vsock"
-	podDir     = "pod"   // empty: the root of the pod's anchor
-	filesDir   = "files" // of the pod
-	netnsFile  = "netns" // of MakeNetwork
+	podDir     = "pod"    // empty: the root of the pod's anchor
+	filesDir   = "files"  // of the pod
+	resolvDir  = "resolv" // the containers' resolv.conf, by their ids
+	netnsFile  = "netns"  // of MakeNetwork
 )
 
 // record is what the state directory remembers of a sandbox: enough to end it without its shim.

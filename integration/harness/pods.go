@@ -47,6 +47,7 @@ func (d *Daemon) podConfig() map[string]any {
 		return table{
 			"runtime_type": Limpet, "sandboxer": sandboxer, "options": table{"ConfigPath": d.podConfigPath()}, "cni_conf_dir": networks,
 			// As limpet install has it.
+			"pod_annotations":                 []string{"io.limpet.*"},
 			"privileged_without_host_devices": true, "privileged_without_host_devices_all_devices_allowed": true,
 		}
 	}

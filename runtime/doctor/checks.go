@@ -84,6 +84,20 @@ func checkStateDir(path string) hypervisor.Check {
 	return check
 }
 
+// checkEgress tells whether sandboxes can have an egress policy. Without one they need nothing of it, so that it is a failure only where the
+// configuration gives one to all.
+func checkEgress(needed bool, probe func() error) hypervisor.Check {
+	const name = "egress"
+	err := probe()
+	if err == nil {
+		return hypervisor.NewCheck(name, "policies hold: the packet filter has what they take", nil)
+	}
+	return hypervisor.Check{
+		Name: name, OK: !needed, Detail: fmt.Sprintf("a sandbox with an egress policy would not start: %v", err),
+		Remedy: "as root, load the modules nft_dup_netdev, nft_log, nft_limit and nfnetlink_log, or do without egress policies",
+	}
+}
+
 // checkShim looks for the shim where containerd would, as far as the doctor can know: in PATH. It is no failure if it is not
 // there, as containerd's PATH may be another and its configuration may name the shim by its path.
 func checkShim() hypervisor.Check {

@@ -9,6 +9,7 @@ import (
 	"github.com/limpet-run/limpet/hypervisor/qemu"
 	"github.com/limpet-run/limpet/hypervisor/vsock"
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/network"
 )
 
 // Finding is one line of the doctor's report.
@@ -63,6 +64,7 @@ func Examine(ctx context.Context, path string, report func(Finding)) []Finding {
 	one(func() hypervisor.Check { return checkFile("image", settings.Image) })
 	one(func() hypervisor.Check { return checkTools(settings.Tools) })
 	one(func() hypervisor.Check { return checkStateDir(settings.StateDir) })
+	one(func() hypervisor.Check { return checkEgress(settings.Egress.Restrict, network.ProbeGate) })
 	one(checkShim)
 	if Healthy(findings) {
 		one(func() hypervisor.Check { return checkBoot(ctx, settings) })

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -159,5 +160,14 @@ daemon = "/nowhere/vsock"
 		if !slices.Equal(failed, want) {
 			t.Errorf("failed: %v, want %v", failed, want)
 		}
+	}
+}
+
+func TestCheckEgress(t *testing.T) {
+	wantCheck(t, checkEgress(true, func() error { return nil }), true)
+	broken := func() error { return errors.New("no dup") }
+	wantCheck(t, checkEgress(true, broken), false, "no dup", "nft_dup_netdev")
+	if check := checkEgress(false, broken); !check.OK || check.Remedy == "" {
+		t.Errorf("where nobody has a policy: %+v", check)
 	}
 }

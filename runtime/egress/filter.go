@@ -48,7 +48,7 @@ type FilterOptions struct {
 // for concurrent use.
 type Filter struct {
 	policy    Policy
-	upstream  upstream
+	upstream  *upstream
 	admission *admission
 	log       *slog.Logger
 	refusals  *rate.Limiter
@@ -57,10 +57,13 @@ type Filter struct {
 // NewFilter makes a filter.
 func NewFilter(options FilterOptions) *Filter {
 	return &Filter{
-		policy: options.Policy, upstream: upstream{servers: options.Servers}, admission: newAdmission(options.Logger),
+		policy: options.Policy, upstream: &upstream{servers: options.Servers}, admission: newAdmission(options.Logger),
 		log: options.Logger, refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
 	}
 }
+
+// UseServers has these name servers asked from now on, if there are any and none were named so before.
+func (f *Filter) UseServers(servers []netip.AddrPort) { f.upstream.use(servers) }
 
 // AddGate has what is admitted, now and later, be let through a gate until RemoveGate.
 func (f *Filter) AddGate(gate Gate) error { return f.admission.add(gate) }

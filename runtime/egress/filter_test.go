@@ -266,6 +266,12 @@ func TestFilterServers(t *testing.T) {
 	if answer := ask(t, filter, protocol.ResolverStream, "allowed.test.", dns.TypeA, 0); len(answer.Answer) != 2 {
 		t.Errorf("got %v", answer)
 	}
+	filter.UseServers(nil)
+	filter.UseServers([]netip.AddrPort{server.address})
+	filter.UseServers([]netip.AddrPort{closed}) // those named first are asked
+	if answer := ask(t, filter, protocol.ResolverStream, "b.wild.test.", dns.TypeAAAA, 0); len(answer.Answer) != 1 {
+		t.Errorf("got %v", answer)
+	}
 	gate.refuse = errors.New("no room")
 	if answer := ask(t, filter, protocol.ResolverStream, "a.wild.test.", dns.TypeA, 0); answer.Rcode != dns.RcodeServerFailure {
 		t.Errorf("told an address that is not admitted: %v", answer)

@@ -48,7 +48,7 @@ func (f *Filter) Serve(ctx context.Context, listener Listener) error {
 			defer func() { <-free }()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			defer conn.Close()
-			if err := f.serveConn(ctx, conn); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			if err := f.serveConn(ctx, conn); !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				f.log.Warn("connection of the guest's resolver ended", "error", err)
 			}
 		})

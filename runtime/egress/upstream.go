@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,15 +18,35 @@ import (
 const serverTimeout = 2 * time.Second
 
 // upstream is the name servers that are asked.
-type upstream struct{ servers []netip.AddrPort }
+type upstream struct {
+	mu      sync.Mutex
+	servers []netip.AddrPort
+	named   bool // by use
+}
+
+// use replaces the servers, once, and not by none.
+func (u *upstream) use(servers []netip.AddrPort) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(servers) > 0 && !u.named {
+		u.servers, u.named = servers, true
+	}
+}
+
+func (u *upstream) list() []netip.AddrPort {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.servers
+}
 
 // ask asks one after the other until one answers.
-func (u upstream) ask(ctx context.Context, question dns.Question) (*dns.Msg, error) {
-	if len(u.servers) == 0 {
+func (u *upstream) ask(ctx context.Context, question dns.Question) (*dns.Msg, error) {
+	servers := u.list()
+	if len(servers) == 0 {
 		return nil, fmt.Errorf("there is no name server to ask: set egress.nameservers: %w", errdefs.ErrNotFound)
 	}
 	var errs []error
-	for _, server := range u.servers {
+	for _, server := range servers {
 		answer, err := exchange(ctx, server.String(), question)
 		if err == nil && answer.Rcode != dns.RcodeServerFailure && answer.Rcode != dns.RcodeRefused {
 			return answer, nil

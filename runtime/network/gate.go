@@ -17,8 +17,8 @@ import (
 //   - what Ethernet needs: ARP, IPv6's search for neighbours and routers, and its word to the switch which groups it is in.
 //
 // All of it must come from the card's own addresses, be plain Ethernet, and have no options of IPv4 or extension headers of IPv6 other
-// than a fragment's, which could lead it elsewhere. Everything else is refused at once, with TCP's reset or ICMP's "prohibited", and
-// told to who listens (see Namespace.Refusals). What is for the guest passes.
+// than a fragment's, which could lead it elsewhere. Everything else is refused, and told to who listens (see Namespace.Refusals), who
+// answers the guest at once, with TCP's reset or ICMP's "prohibited". What is for the guest passes.
 //
 // The rules do the passing on, in a table of the packet filter for each card: without them nothing passes.
 type Gate struct {
@@ -41,11 +41,12 @@ const (
 	echoTime = 10 * time.Second
 )
 
-// refusalLimit is how many refusals are told in a second; more are refused and not told.
-const refusalLimit = 10
-
-// refusalBytes of a refused packet are told: IPv6's header, that of a fragment, and the ports.
-const refusalBytes = 64
+const (
+	// refusalLimit is how many refusals are told in a second, of each card; more are refused and not told.
+	refusalLimit = 1000
+	// refusalBytes of a refused packet are told: the longest header of IPv4 and the one of TCP, or those of IPv6 and what is in its answer.
+	refusalBytes = 128
+)
 
 // gateChain is a chain of rules. One with an interface begins with what arrives there, and drops what comes to its end.
 type gateChain struct {
@@ -201,14 +202,14 @@ func world(card Card, tapIndex int) gateChain {
 	return gateChain{name: chainWorld, at: card.Interface, rules: append(rules, sendOut(tapIndex))}
 }
 
+// refuse tells, and drops. See Refusals.
 func refuse() gateChain {
 	return gateChain{name: chainRefuse, rules: []rule{
 		{
 			&expr.Limit{Type: expr.LimitTypePkts, Rate: refusalLimit, Unit: expr.LimitTimeSecond, Burst: refusalLimit},
 			&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: refusalGroup, Snaplen: refusalBytes},
 		},
-		append(transport(unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
-		{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}},
+		drop,
 	}}
 }
 

@@ -59,7 +59,7 @@ func packet4(source, destination netip.Addr, protocol byte, payload []byte, chan
 	}
 	binary.BigEndian.PutUint16(header[2:], uint16(len(header)+len(payload)))
 	header[10], header[11] = 0, 0
-	binary.BigEndian.PutUint16(header[10:], checksum(header))
+	binary.BigEndian.PutUint16(header[10:], internetChecksum(header))
 	return append(header, summed(source, destination, protocol, payload)...)
 }
 
@@ -84,19 +84,8 @@ func summed(source, destination netip.Addr, protocol byte, payload []byte) []byt
 	}
 	payload = slices.Clone(payload)
 	binary.BigEndian.PutUint16(payload[place:], 0)
-	binary.BigEndian.PutUint16(payload[place:], checksum(append(pseudo, payload...)))
+	binary.BigEndian.PutUint16(payload[place:], internetChecksum(append(pseudo, payload...)))
 	return payload
-}
-
-func checksum(header []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(header); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(header[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
 
 func tcpSegment(source, destination uint16, flags byte) []byte {
@@ -330,5 +319,14 @@ func TestExpel(t *testing.T) {
 	expectClean(t, namespace, "lo", "peer", "eth0")
 	if err := namespace.Admit([]Card{card}, []netip.Addr{admitted4}); err == nil {
 		t.Error("the gate is left")
+	}
+}
+
+func TestProbeGate(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	if err := ProbeGate(); err != nil {
+		t.Error(err)
 	}
 }

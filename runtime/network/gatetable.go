@@ -135,8 +135,8 @@ func (n *Namespace) changeAdmitted(cards []Card, addresses []netip.Addr,
 func missingGate(err error) error {
 	for _, unknown := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT} {
 		if errors.Is(err, unknown) {
-			return fmt.Errorf("the kernel has not all that an egress policy takes (NF_TABLES_NETDEV, NFT_DUP_NETDEV, NFT_REJECT_NETDEV, "+
-				"NETFILTER_NETLINK_LOG): load the modules nft_dup_netdev, nft_reject_netdev and nfnetlink_log, or use a kernel with them: %w: %w",
+			return fmt.Errorf("the kernel has not all that an egress policy takes (NF_TABLES_NETDEV, NFT_DUP_NETDEV, NFT_LOG, NFT_LIMIT, "+
+				"NETFILTER_NETLINK_LOG): load the modules nft_dup_netdev, nft_log, nft_limit and nfnetlink_log, or use a kernel with them: %w: %w",
 				err, errdefs.ErrNotImplemented)
 		}
 	}

@@ -95,8 +95,10 @@ func (p *Plan) Restrict(ranges []netip.Prefix) error {
 // Empty tells whether there is nothing to do.
 func (p Plan) Empty() bool { return len(p.Cards) == 0 && len(p.Message.Sysctls) == 0 }
 
+// hardwareAddress is the length of Ethernet's, in bytes.
+const hardwareAddress = 6
+
 func newCard(attributes *netlink.LinkAttrs) (Card, error) {
-	const hardwareAddress = 6 // bytes, of Ethernet
 	if attributes.EncapType != "ether" || len(attributes.HardwareAddr) != hardwareAddress {
 		return Card{}, fmt.Errorf("a VM can be joined to Ethernet only, not to %q: %w", attributes.EncapType, errdefs.ErrNotImplemented)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -24,7 +25,9 @@ const (
 	logBind            = 1 // NFULNL_CFG_CMD_BIND
 	logCopyPacket      = 2 // NFULNL_COPY_PACKET
 
-	logPayload = 9 // NFULA_PAYLOAD
+	logInterface = 4 // NFULA_IFINDEX_INDEV
+	logSender    = 8 // NFULA_HWADDR
+	logPayload   = 9 // NFULA_PAYLOAD
 
 	logHeader = 4 // bytes before a message's attributes (struct nfgenmsg)
 )
@@ -49,8 +52,12 @@ func (r Refusal) String() string {
 	return name + " " + netip.AddrPortFrom(r.Destination, r.Port).String()
 }
 
-// Refusals tells what the gates in a namespace refuse, but no more than ten in a second.
-type Refusals struct{ conn *netlink.Conn }
+// Refusals are what the gates in a namespace refuse. Who reads them answers the guest by it: the kernels of distributions cannot, at this
+// place (NFT_REJECT_NETDEV).
+type Refusals struct {
+	log    *netlink.Conn
+	socket *os.File // of packets, in the namespace
+}
 
 // Refusals begins to listen. There can be one listener in a namespace.
 func (n *Namespace) Refusals() (*Refusals, error) {
@@ -67,7 +74,15 @@ func (n *Namespace) Refusals() (*Refusals, error) {
 			return nil, errors.Join(fmt.Errorf("listen for refused packets: %w", err), conn.Close())
 		}
 	}
-	return &Refusals{conn}, nil
+	var socket int
+	err = n.do(func() (err error) {
+		socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // for sending only
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open a socket to answer refused packets: %w", err), conn.Close())
+	}
+	return &Refusals{conn, os.NewFile(uintptr(socket), "packets")}, nil
 }
 
 func configureLog(conn *netlink.Conn, attribute netlink.Attribute) error {
@@ -82,9 +97,9 @@ func configureLog(conn *netlink.Conn, attribute netlink.Attribute) error {
 	return err
 }
 
-// Next waits for refusals. After Close it fails.
+// Next waits for refusals and answers them. After Close it fails.
 func (r *Refusals) Next() ([]Refusal, error) {
-	messages, err := r.conn.Receive()
+	messages, err := r.log.Receive()
 	if errors.Is(err, unix.ENOBUFS) { // some were lost
 		return nil, nil
 	}
@@ -100,48 +115,59 @@ func (r *Refusals) Next() ([]Refusal, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the packet log: %w", err)
 		}
-		for _, attribute := range attributes {
-			if attribute.Type != logPayload {
-				continue
-			}
-			if refusal, ok := parseRefusal(attribute.Data); ok {
-				refusals = append(refusals, refusal)
-			}
+		logged := newLogged(attributes)
+		refused, ok := parsePacket(logged.head)
+		if !ok {
+			continue
 		}
+		refusals = append(refusals, Refusal{refused.protocol, refused.destination, refused.port()})
+		r.answer(logged, refused)
 	}
 	return refusals, nil
 }
 
-// Close ends a Next that waits.
-func (r *Refusals) Close() error { return r.conn.Close() }
-
-// parseRefusal reads the beginning of a packet, which is the guest's.
-func parseRefusal(packet []byte) (Refusal, bool) {
-	if len(packet) == 0 {
-		return Refusal{}, false
-	}
-	const length4, length6 = 20, 40 // bytes of headers
-	var refusal Refusal
-	var payload []byte
-	switch version := packet[0] >> 4; {
-	case version == 4 && len(packet) >= length4:
-		refusal.Protocol = packet[9]
-		refusal.Destination = netip.AddrFrom4([4]byte(packet[16:20]))
-		length := int(packet[0]&0xf) * 4
-		const offset = 0x1fff // the bits of a fragment's place
-		if length >= length4 && length <= len(packet) && binary.BigEndian.Uint16(packet[6:])&offset == 0 {
-			payload = packet[length:]
-		}
-	case version == 6 && len(packet) >= length6:
-		refusal.Protocol = packet[6]
-		refusal.Destination = netip.AddrFrom16([16]byte(packet[24:40]))
-		payload = packet[length6:]
-	default:
-		return Refusal{}, false
-	}
-	const portsLength = 4
-	if (refusal.Protocol == unix.IPPROTO_TCP || refusal.Protocol == unix.IPPROTO_UDP) && len(payload) >= portsLength {
-		refusal.Port = binary.BigEndian.Uint16(payload[2:])
-	}
-	return refusal, true
+// logged is what the packet log tells of a packet.
+type logged struct {
+	at   int    // the number of the interface at which it arrived
+	from []byte // the hardware address of its sender; empty: not known
+	head []byte // its beginning
 }
+
+func newLogged(attributes []netlink.Attribute) logged {
+	const addressBegin = 4 // after its length and padding (struct nfulnl_msg_packet_hw)
+	var l logged
+	for _, attribute := range attributes {
+		data := attribute.Data
+		switch {
+		case attribute.Type == logInterface && len(data) == 4:
+			l.at = int(binary.BigEndian.Uint32(data))
+		case attribute.Type == logSender && len(data) >= addressBegin+hardwareAddress:
+			l.from = data[addressBegin : addressBegin+hardwareAddress]
+		case attribute.Type == logPayload:
+			l.head = data
+		}
+	}
+	return l
+}
+
+// answer tells the guest that a packet is refused. One that cannot be told, as its tap has no room or has just gone, is not.
+func (r *Refusals) answer(l logged, refused packet) {
+	answer := refused.refusal()
+	if answer == nil || l.at == 0 || len(l.from) == 0 {
+		return
+	}
+	kind := gate4.ethernetType
+	if refused.source.Is6() {
+		kind = gate6.ethernetType
+	}
+	to := &unix.SockaddrLinklayer{Ifindex: l.at, Protocol: binary.NativeEndian.Uint16(kind), Halen: hardwareAddress}
+	copy(to.Addr[:], l.from)
+	socket, err := r.socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = socket.Control(func(fd uintptr) { _ = unix.Sendto(int(fd), answer, unix.MSG_DONTWAIT, to) })
+}
+
+// Close ends a Next that waits.
+func (r *Refusals) Close() error { return errors.Join(r.log.Close(), r.socket.Close()) }

@@ -39,6 +39,7 @@ var guestTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup"
 
 // mounts splits the container's mounts: binds come from the host through the share, kernel file systems are made in the guest.
 func (p *Plan) mounts(options Options) error {
+	p.replaceFiles(options)
 	p.podFiles(options)
 	for i := range p.Spec.Mounts {
 		mount := &p.Spec.Mounts[i]
@@ -72,6 +73,26 @@ func refusePropagation(mount *specs.Mount) error {
 	return nil
 }
 
+// replaceFiles has the container mount those of Files, in place of its own mounts or beside them.
+func (p *Plan) replaceFiles(options Options) {
+	p.Spec.Mounts = slices.DeleteFunc(p.Spec.Mounts, func(mount specs.Mount) bool {
+		_, replaced := options.Files[path.Clean(mount.Destination)]
+		return replaced
+	})
+	for _, destination := range slices.Sorted(maps.Keys(options.Files)) {
+		p.Spec.Mounts = append(p.Spec.Mounts, p.fileMount(destination, options.Files[destination]))
+	}
+}
+
+// fileMount is a mount of a file of the host's that limpet has made. It is as writable as the root file system.
+func (p *Plan) fileMount(destination, source string) specs.Mount {
+	mount := specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"bind"}}
+	if p.Spec.Root.Readonly {
+		mount.Options = append(mount.Options, "ro")
+	}
+	return mount
+}
+
 // podFiles adds mounts for the pod's files that are missing.
 func (p *Plan) podFiles(options Options) {
 	mounted := map[string]bool{}
@@ -82,11 +103,7 @@ func (p *Plan) podFiles(options Options) {
 		if mounted[destination] {
 			continue
 		}
-		mount := specs.Mount{Destination: destination, Type: "bind", Source: options.PodFiles[destination], Options: []string{"bind"}}
-		if p.Spec.Root.Readonly {
-			mount.Options = append(mount.Options, "ro")
-		}
-		p.Spec.Mounts = append(p.Spec.Mounts, mount)
+		p.Spec.Mounts = append(p.Spec.Mounts, p.fileMount(destination, options.PodFiles[destination]))
 	}
 }
 
@@ -165,6 +182,20 @@ func writableBelow(mount *specs.Mount, bind Bind, options Options) error {
 		mount.Options = slices.DeleteFunc(mount.Options, func(option string) bool { return option == "ro" })
 	}
 	return nil
+}
+
+// BindSource is the path on the host of what a container mounts on a path, or "" if it binds nothing there. bundle is its bundle's directory.
+func BindSource(spec *specs.Spec, bundle, destination string) string {
+	source := ""
+	for _, mount := range spec.Mounts {
+		if path.Clean(mount.Destination) != destination || !isBind(&mount) || mount.Source == "" {
+			continue
+		}
+		if source = mount.Source; !filepath.IsAbs(source) {
+			source = filepath.Join(bundle, source)
+		}
+	}
+	return source
 }
 
 func isBind(mount *specs.Mount) bool {

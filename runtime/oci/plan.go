@@ -42,6 +42,8 @@ type Options struct {
 	Pod *Pod
 	// PodFiles are the host's files that the container has where it mounts nothing itself, by their paths in the container.
 	PodFiles map[string]string
+	// Files are the host's files that the container has in place of whatever it mounts there, by their paths in the container.
+	Files map[string]string
 	// HasMountsBelow tells whether anything is mounted below a directory of the host, not on it. It is asked for recursive
 	// read-only binds.
 	HasMountsBelow func(dir string) (bool, error)

@@ -131,3 +131,25 @@ func TestPodFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestFiles: a container has the host's files in place of those that it mounts itself.
+func TestFiles(t *testing.T) {
+	own := specs.Mount{Destination: "/etc/resolv.conf/", Type: "bind", Source: "own/resolv.conf", Options: []string{"rbind", "ro"}}
+	for name, mounts := range map[string][]specs.Mount{"its own": {own}, "none": nil} {
+		spec := minimal()
+		spec.Mounts = mounts
+		if source, want := BindSource(spec, "/bundle", "/etc/resolv.conf"), "/bundle/own/resolv.conf"; (mounts != nil) != (source == want) {
+			t.Errorf("%s: source %q", name, source)
+		}
+		plan, err := NewPlan(spec, Options{
+			ContainerID: "c1", Bundle: "/bundle", GuestDir: "/share/c1", Files: map[string]string{"/etc/resolv.conf": "/host/resolv.conf"},
+			PodFiles: map[string]string{"/etc/resolv.conf": "/host/pod"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(plan.Binds) != 1 || plan.Binds[0].Source != "/host/resolv.conf" || len(plan.Spec.Mounts) != 1 {
+			t.Errorf("%s: got %+v, %+v", name, plan.Binds, plan.Spec.Mounts)
+		}
+	}
+}

@@ -170,9 +170,8 @@ func (s *Server) serveListener(listener net.Listener, pool *pool) {
 		go func() {
 			defer func() { <-clients }()
 			defer client.Close()
-			if err := s.serveClient(client, pool); err != nil {
-				s.logger.Debug("client of the resolver hung up on", "error", err)
-			}
+			err := s.serveClient(client, pool)
+			s.logger.Debug("client of the resolver gone", "error", err)
 		}()
 	}
 }
