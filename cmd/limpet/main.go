@@ -65,8 +65,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func commands() []*cli.Command {
 	list := slices.Concat(
 		inCategory("Sandboxes",
-			[]*cli.Command{runCommand(), psCommand()},
+			[]*cli.Command{runCommand(), superviseCommand(), psCommand()},
 			withSandboxes(
+				stopCommand(),
+				killCommand(),
 				inspectCommand(),
 				execCommand(),
 				cpCommand(),

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
 // removeTimeout is how long it may take to end a machine and its daemons, which are killed, and to undo what was made for them.
@@ -17,12 +20,13 @@ const removeTimeout = 30 * time.Second
 func rmCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "rm",
-		Usage:     "remove sandboxes that nobody holds any more",
+		Usage:     "remove what `limpet run` has kept, and sandboxes that nobody holds any more",
 		ArgsUsage: "SANDBOX...",
-		Description: "What an orphaned sandbox left on this host goes: processes, mounts, network, files. A sandbox of containerd's is removed\n" +
+		Description: "A run of `limpet run` goes by its name: one that has ended, with what it wrote, or with --force one that goes on.\n" +
+			"What an orphaned sandbox left on this host goes: processes, mounts, network, files. A sandbox of containerd's is removed\n" +
 			"with containerd's own commands.\n" + referenceUsage,
 		Flags: sandboxFlags(
-			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill a sandbox that containerd holds; its shim has crashed then"}),
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill what goes on; a sandbox of containerd's has then lost its shim"}),
 		OnUsageError: onUsageError,
 		Before:       arguments(1, -1),
 		Action: func(c *cli.Context) error {
@@ -36,6 +40,12 @@ func rmCommand() *cli.Command {
 }
 
 func removeSandbox(c *cli.Context, reference string) error {
+	if !c.IsSet("namespace") || c.String("namespace") == standalone.Namespace {
+		err := removeRun(c, reference)
+		if !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
 	found, err := findSandbox(c, reference)
 	if err != nil {
 		return err
@@ -49,6 +59,21 @@ func removeSandbox(c *cli.Context, reference string) error {
 		return err
 	}
 	_, err = fmt.Fprintln(c.App.Writer, found.ID)
+	return err
+}
+
+// removeRun removes what `limpet run` has made. ErrNotFound: nothing of that name.
+func removeRun(c *cli.Context, name string) error {
+	configuration, err := config.Load(c.String("config"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context, removeTimeout)
+	defer cancel()
+	if err := standalone.Remove(ctx, configuration.StateDir, name, c.Bool("force")); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, name)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -27,8 +28,9 @@ func runCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "give it the standard input"},
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give it a terminal"},
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave it in the background and print its name: see logs, stop, kill and rm"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the sandbox (default: one is made up)"},
-			&cli.BoolFlag{Name: "rm", Usage: "keep nothing of it once it has ended; so it is in the foreground in any case"},
+			&cli.BoolFlag{Name: "rm", Usage: "keep neither exit status nor output once it has ended in the background"},
 			&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, KeepSpace: true,
 				Usage: "`HOST:GUEST[:ro]`, a directory or file of the host"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"},
@@ -66,6 +68,9 @@ func runRun(c *cli.Context) error {
 	if os.Geteuid() != 0 {
 		return runError(fmt.Errorf("run needs the rights of root: for namespaces, mounts and devices"))
 	}
+	if c.Bool("detach") {
+		return runBackground(c, request, configuration)
+	}
 	return runForeground(c, standalone.Options{Request: request, Config: configuration, Logger: runLogger(c)})
 }
 
@@ -95,6 +100,9 @@ func requestOf(c *cli.Context) (standalone.Request, error) {
 	}
 	if err := standalone.CheckName(request.Name); err != nil {
 		return request, err
+	}
+	if c.Bool("detach") && request.Input {
+		return request, errors.New("--interactive and --detach: what is in the background gets no input")
 	}
 	if c.IsSet("entrypoint") {
 		entrypoint := c.String("entrypoint")

@@ -18,15 +18,16 @@ import (
 	"github.com/limpet-run/limpet/runtime"
 )
 
-// What is asked of a run's holder at its control door: one line of JSON, answered by one.
+// controlRequest is what is asked of a run's holder at its control door: one line of JSON.
 type controlRequest struct {
-	// Signal is sent to the command. With Stop it is the first one, and SIGKILL follows after the grace; the answer comes when nothing is
-	// left of the run but what is kept.
+	// Signal is sent to the command. With Stop the command is ended instead: by SIGTERM, and after the grace, if there is any, by SIGKILL.
 	Signal unix.Signal   `json:"signal"`
 	Stop   bool          `json:"stop"`
 	Grace  time.Duration `json:"grace"` // nanoseconds
 }
 
+// controlAnswer is the answer, another line. What went well with Stop is not answered: the visitor is hung up on when nothing is left of the
+// run but what is kept.
 type controlAnswer struct {
 	Error string `json:"error,omitempty"`
 }
@@ -51,12 +52,15 @@ func (r *Run) serveControl(ctx context.Context, visitor *net.UnixConn) {
 	if err == nil {
 		err = json.Unmarshal(line, &request)
 	}
-	var answer controlAnswer
 	if err == nil {
 		err = r.control(ctx, request)
 	}
+	var answer controlAnswer
 	if err != nil {
 		answer.Error = err.Error()
+	} else if request.Stop {
+		<-ctx.Done()
+		return
 	}
 	_ = json.NewEncoder(visitor).Encode(answer) // he may be gone
 }
@@ -64,34 +68,35 @@ func (r *Run) serveControl(ctx context.Context, visitor *net.UnixConn) {
 func (r *Run) control(ctx context.Context, request controlRequest) error {
 	select {
 	case <-r.started:
+		if request.Stop {
+			return r.stop(ctx, request.Grace)
+		}
+		return r.Signal(ctx, request.Signal)
 	default:
-		if !request.Stop {
-			return errors.New("its command is not started yet")
+		if request.Stop {
+			r.abandon(errStopped)
+			return nil
 		}
-		r.abandon(errStopped)
-		return r.awaitClosed(ctx)
+		return errors.New("its command is not started yet")
 	}
-	err := r.Signal(ctx, request.Signal)
-	if err != nil && !(request.Stop && errdefs.IsNotFound(err)) || !request.Stop {
-		return err
-	}
-	grace, cancel := context.WithTimeout(ctx, request.Grace)
-	defer cancel()
-	if _, err := r.container.Init().Wait(grace); err != nil {
-		if err := r.Signal(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-	}
-	return r.awaitClosed(ctx)
 }
 
-func (r *Run) awaitClosed(ctx context.Context) error {
-	select {
-	case <-r.closed:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// stop ends the command: with SIGTERM, and after the grace with SIGKILL.
+func (r *Run) stop(ctx context.Context, grace time.Duration) error {
+	if grace > 0 {
+		if err := r.Signal(ctx, unix.SIGTERM); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		patience, cancel := context.WithTimeout(ctx, grace)
+		defer cancel()
+		if _, err := r.container.Init().Wait(patience); err == nil {
+			return nil
+		}
 	}
+	if err := r.Signal(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 // Find returns what is known of a run. ErrNotFound: there is none of that name.
@@ -111,7 +116,7 @@ func Kill(ctx context.Context, stateDir, name string, signal unix.Signal) error 
 // Stop ends a run: its command gets SIGTERM, and after the grace SIGKILL. It returns when the run has ended. ErrNotFound: there is no such
 // run; ErrFailedPrecondition: it has ended.
 func Stop(ctx context.Context, stateDir, name string, grace time.Duration) error {
-	return ask(ctx, stateDir, name, controlRequest{Signal: unix.SIGTERM, Stop: true, Grace: grace})
+	return ask(ctx, stateDir, name, controlRequest{Stop: true, Grace: grace})
 }
 
 // Remove removes what is kept of a run that has ended, or what is left of one whose holder was killed. With force one that runs is killed
@@ -120,7 +125,7 @@ func Remove(ctx context.Context, stateDir, name string, force bool) error {
 	path := placePath(stateDir, name)
 	p, err := holdPlace(path)
 	if errors.Is(err, errHeld) && force {
-		if err := ask(ctx, stateDir, name, controlRequest{Signal: unix.SIGKILL, Stop: true}); err != nil {
+		if err := ask(ctx, stateDir, name, controlRequest{Stop: true}); err != nil {
 			return err
 		}
 		if p, err = holdPlace(path); errors.Is(err, fs.ErrNotExist) { // it was not to be kept
@@ -131,7 +136,7 @@ func Remove(ctx context.Context, stateDir, name string, force bool) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("run %s: %w", name, errdefs.ErrNotFound)
 	case errors.Is(err, errHeld):
-		return fmt.Errorf("run %s has not ended: stop it first, or use --force: %w", name, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("run %s has not ended: end it with `limpet stop` first, or use --force: %w", name, errdefs.ErrFailedPrecondition)
 	case err != nil:
 		return fmt.Errorf("remove run %s: %w", name, err)
 	}
@@ -161,6 +166,9 @@ func ask(ctx context.Context, stateDir, name string, request controlRequest) err
 		return fmt.Errorf("run %s: %w", name, err)
 	}
 	line, err := bufio.NewReader(io.LimitReader(conn, maxControl)).ReadBytes('\n')
+	if errors.Is(err, io.EOF) && request.Stop && !isHeld(placePath(stateDir, name)) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("run %s: its process does not answer: %w", name, err)
 	}
@@ -172,4 +180,13 @@ func ask(ctx context.Context, stateDir, name string, request controlRequest) err
 		return errors.New(answer.Error)
 	}
 	return nil
+}
+
+// isHeld tells whether there is a place that somebody holds.
+func isHeld(path string) bool {
+	p, err := holdPlace(path)
+	if err == nil {
+		p.release()
+	}
+	return errors.Is(err, errHeld)
 }

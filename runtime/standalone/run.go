@@ -31,10 +31,13 @@ const (
 
 // Options says how to run a Request.
 type Options struct {
-	Request  Request
-	Config   config.Config
-	IO       runtime.IO // of the command; the run owns it from the call on
-	Detached bool       // the run goes on in the background: it is remembered when it has ended, unless the request says otherwise
+	Request Request
+	Config  config.Config
+	// IO is the command's, owned by the run from the call on. A run in the background keeps its output itself.
+	IO runtime.IO
+	// Detached says that the run goes on in the background, in this process, which does nothing else: its log and its output are in its
+	// place, and what is known of it stays when it has ended, unless the request says otherwise.
+	Detached bool
 	// Progress is told what is being done; it does not block. Nil: nobody is.
 	Progress func(text string)
 	Logger   *slog.Logger
@@ -51,20 +54,17 @@ type Run struct {
 	abandon   context.CancelCauseFunc // ends a start
 	started   chan struct{}           // closed when the command has been started
 	began     time.Time               // of the command
-	closed    chan struct{}           // closed when nothing is left of it
 	timedOut  atomic.Bool
 }
 
 // Start starts a run: its command runs when Start returns. On error nothing of it is left, and Code(err) is the exit status for it.
 func Start(ctx context.Context, options Options) (*Run, error) {
-	r := &Run{options: options, started: make(chan struct{}), closed: make(chan struct{})}
+	r := &Run{options: options, started: make(chan struct{})}
 	ctx, r.abandon = context.WithCancelCause(ctx)
 	defer r.abandon(nil)
 	for _, sink := range []*io.WriteCloser{&r.options.IO.Stdout, &r.options.IO.Stderr} {
 		if *sink != nil {
-			outlet := newOutlet(*sink)
-			r.outputs = append(r.outputs, outlet)
-			*sink = outlet
+			*sink = r.outlet(*sink)
 		}
 	}
 	if err := r.start(ctx); err != nil {
@@ -82,6 +82,13 @@ func Start(ctx context.Context, options Options) (*Run, error) {
 	return r, nil
 }
 
+// outlet makes an output one that Wait waits for.
+func (r *Run) outlet(sink io.WriteCloser) io.WriteCloser {
+	outlet := newOutlet(sink)
+	r.outputs = append(r.outputs, outlet)
+	return outlet
+}
+
 func (r *Run) start(ctx context.Context) error {
 	request := r.options.Request
 	root, err := rootDirectory(request.Source)
@@ -94,6 +101,11 @@ func (r *Run) start(ctx context.Context) error {
 	first := Record{Request: request, State: StateStarting, Holder: os.Getpid(), Detached: r.options.Detached, Began: time.Now()}
 	if r.place, err = claimPlace(ctx, r.options.Config.StateDir, first); err != nil {
 		return err
+	}
+	if r.options.Detached {
+		if err := r.toBackground(); err != nil {
+			return err
+		}
 	}
 	if r.door, err = door.Open("unix", filepath.Join(r.place.path, controlDoor), r.options.Logger, r.serveControl); err != nil {
 		return err
@@ -258,7 +270,6 @@ func (r *Run) undo(ctx context.Context, exit *Exit) error {
 	if r.place != nil && errors.Join(errs...) == nil { // else it is left to Sweep
 		errs = append(errs, r.leave(exit))
 	}
-	close(r.closed)
 	if r.door != nil {
 		r.door.Close()
 	}
