@@ -92,7 +92,10 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain := filepath.Join(dir, "plain")
-	if err := errors.Join(os.WriteFile(plain, []byte("no program"), 0o644), os.WriteFile(filepath.Join(dir, "tool"), []byte("#!/bin/sh\necho tool"), 0o755)); err != nil {
+	if err := errors.Join(
+		os.WriteFile(plain, []byte("no program"), 0o644),
+		os.WriteFile(filepath.Join(dir, "tool"), []byte("#!/bin/sh\necho tool"), 0o755),
+	); err != nil {
 		t.Fatal(err)
 	}
 	change := func(command Command, change func(*Command)) Command {
@@ -115,8 +118,8 @@ func TestRun(t *testing.T) {
 			"a=b c:" + os.Getenv("HOME") + "\n", "", Result{ResultExited, 0}, 0},
 		{"path", change(NewCommand("tool"), func(c *Command) { c.Env = []Variable{{"PATH", "/nowhere:" + dir}} }), "", "tool\n", "",
 			Result{ResultExited, 0}, 0},
-		{"path of the directory", change(NewCommand("tool"), func(c *Command) { c.Dir, c.Env = dir, []Variable{{"PATH", ":/bin"}} }), "", "tool\n", "",
-			Result{ResultExited, 0}, 0},
+		{"path of the directory", change(NewCommand("tool"), func(c *Command) { c.Dir, c.Env = dir, []Variable{{"PATH", ":/bin"}} }), "",
+			"tool\n", "", Result{ResultExited, 0}, 0},
 		{"missing program", NewCommand("no-such-program"), "", "", "", Result{}, unix.ENOENT},
 		{"missing path", NewCommand("/no/such/program"), "", "", "", Result{}, unix.ENOENT},
 		{"no program", NewCommand(plain), "", "", "", Result{}, unix.EACCES},
@@ -290,7 +293,8 @@ func TestRunSignals(t *testing.T) {
 	signals := make(chan os.Signal, 1)
 	done := make(chan Result, 1)
 	go func() {
-		result, err := Run(t.Context(), path, shell(`trap "echo user; exit 5" USR1; echo started; while :; do sleep 0.01; done`), Files{1: write}, signals)
+		command := shell(`trap "echo user; exit 5" USR1; echo started; while :; do sleep 0.01; done`)
+		result, err := Run(t.Context(), path, command, Files{1: write}, signals)
 		if err != nil {
 			t.Error(err)
 		}
