@@ -10,8 +10,8 @@ import (
 	"github.com/limpet-run/limpet/integration/harness"
 )
 
-// CommandDoor is the path of the door for commands of a container's sandbox.
-func (c container) CommandDoor() string {
+// commandDoor is the path of the door for commands of a container's sandbox.
+func (c container) commandDoor() string {
 	c.Helper()
 	dir, err := os.Readlink(filepath.Join(daemon.Bundle(c.id), "limpet-state"))
 	c.must(err)
@@ -28,7 +28,7 @@ func (s *scope) sidecar(socket string, flags []string, command ...string) *exec.
 // TestCommandDoor runs commands in a sandbox with the caller's own descriptors.
 func TestCommandDoor(t *testing.T) {
 	c := limpetOnly(t).sleeper("--env", "FRUIT=fig", "--cwd", "/etc")
-	door := c.CommandDoor()
+	door := c.commandDoor()
 	for _, test := range []struct {
 		name    string
 		flags   []string
@@ -65,7 +65,7 @@ func TestCommandDoor(t *testing.T) {
 // TestCommandDoorTerminal has a terminal in a sandbox through the caller's own.
 func TestCommandDoorTerminal(t *testing.T) {
 	c := limpetOnly(t).sleeper()
-	sh := shell{c.scope, c.terminal(c.sidecar(c.CommandDoor(), []string{"--env", "PS1=" + prompt}, "sh"))}
+	sh := shell{c.scope, c.terminal(c.sidecar(c.commandDoor(), []string{"--env", "PS1=" + prompt}, "sh"))}
 	sh.expect(prompt)
 	sh.command("test -t 0 && test -t 1 && test -t 2 && echo a''ll", `all\s`)
 	awaitSize(sh, "24 80")

@@ -56,7 +56,7 @@ func (s *scope) piped(cmd *exec.Cmd) *bufio.Reader {
 	return bufio.NewReader(read)
 }
 
-func (s *scope) wantLine(lines *bufio.Reader, want string) {
+func (s *scope) wantNext(lines *bufio.Reader, want string) {
 	s.Helper()
 	if line, err := lines.ReadString('\n'); line != want+"\n" || err != nil {
 		s.Fatalf("read %q, %v; want %q", line, err, want)
@@ -135,9 +135,9 @@ func TestSidecarSignals(t *testing.T) {
 			name := strings.TrimPrefix(unix.SignalName(signal), "SIG")
 			cmd := s.sidecar(socket, nil, "sh", "-c", "trap 'echo caught; exit 3' "+name+"; echo started; while :; do sleep 0.02; done")
 			lines := s.piped(cmd)
-			s.wantLine(lines, "started")
+			s.wantNext(lines, "started")
 			s.must(cmd.Process.Signal(signal))
-			s.wantLine(lines, "caught")
+			s.wantNext(lines, "caught")
 			s.wantEnd(lines)
 			if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 3 {
 				t.Errorf("%v", cmd.ProcessState)
@@ -152,7 +152,7 @@ func TestSidecarKilled(t *testing.T) {
 	server, socket := s.sidecarServer()
 	client := s.sidecar(socket, nil, "sh", "-c", family)
 	lines := s.piped(client)
-	s.wantLine(lines, "started")
+	s.wantNext(lines, "started")
 	s.must(client.Process.Kill())
 	_ = client.Wait()
 	s.wantEnd(lines) // the command is gone, and its child
@@ -160,7 +160,7 @@ func TestSidecarKilled(t *testing.T) {
 
 	client = s.sidecar(socket, nil, "sh", "-c", "echo started; exec sleep 1000000")
 	lines = s.piped(client)
-	s.wantLine(lines, "started")
+	s.wantNext(lines, "started")
 	s.must(server.Process.Kill())
 	s.wantEnd(lines)
 	if _ = client.Wait(); client.ProcessState.ExitCode() != 125 {
@@ -277,21 +277,21 @@ func TestSidecarPython(t *testing.T) {
 	other := filepath.Join(s.TempDir(), "other")
 	server := s.python("serve", other)
 	said := s.piped(server)
-	s.wantLine(said, "listening")
+	s.wantNext(said, "listening")
 	flags := []string{"-w", "/", "-e", "A=b c", "--setpgid", "0", "--setuid", "5"}
 	client := s.sidecar(other, flags, "sh", "-c", "echo started; read line; echo got $line")
 	in, err := client.StdinPipe()
 	s.must(err)
 	lines := s.piped(client)
-	s.wantLine(lines, "started")
-	s.wantLine(said, `['sh', '-c', 'echo started; read line; echo got $line'] / [('A', 'b c')] [1, 7, 0, 5, -1, 9, 9] 3`)
+	s.wantNext(lines, "started")
+	s.wantNext(said, `['sh', '-c', 'echo started; read line; echo got $line'] / [('A', 'b c')] [1, 7, 0, 5, -1, 9, 9] 3`)
 	s.must(client.Process.Signal(unix.SIGCONT))
-	s.wantLine(said, "signal -18")
+	s.wantNext(said, "signal -18")
 	s.must(client.Process.Signal(unix.SIGWINCH))
-	s.wantLine(said, "signal 28")
+	s.wantNext(said, "signal 28")
 	_, err = io.WriteString(in, "it\n")
 	s.must(err)
-	s.wantLine(lines, "got it")
+	s.wantNext(lines, "got it")
 	s.must(client.Wait())
 	s.must(server.Wait())
 }
@@ -301,7 +301,7 @@ func TestCommandDoorGone(t *testing.T) {
 	c := limpetOnly(t).sleeper()
 	client := c.sidecar(c.commandDoor(), nil, "sh", "-c", family)
 	lines := c.piped(client)
-	c.wantLine(lines, "started")
+	c.wantNext(lines, "started")
 	c.must(client.Process.Kill())
 	_ = client.Wait()
 	c.wantEnd(lines)
