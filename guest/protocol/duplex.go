@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 
 	"github.com/containerd/errdefs"
 )
@@ -26,16 +25,17 @@ const chunkHeader = 2
 //
 // One goroutine may read while another one writes; Close may be called at any time.
 type Duplex struct {
-	in, out net.Conn
-	reader  *bufio.Reader // of in
-	left    int           // bytes of the chunk being read that were not read yet
-	ended   bool          // nothing more is to be read
-	chunk   []byte
-	closed  bool // nothing more is to be written
+	in     io.ReadCloser
+	out    io.WriteCloser
+	reader *bufio.Reader // of in
+	left   int           // bytes of the chunk being read that were not read yet
+	ended  bool          // nothing more is to be read
+	chunk  []byte
+	closed bool // nothing more is to be written
 }
 
 // NewDuplex makes a duplex that reads from one connection and writes to another, behind what opened them. They are the duplex's.
-func NewDuplex(in, out net.Conn) *Duplex {
+func NewDuplex(in io.ReadCloser, out io.WriteCloser) *Duplex {
 	return &Duplex{in: in, out: out, reader: bufio.NewReaderSize(in, MaxWrite)}
 }
 

@@ -204,6 +204,9 @@ type Streams struct {
 	Stdin  *Token `json:"stdin,omitzero" wire:"option"`
 	Stdout *Token `json:"stdout,omitzero" wire:"option"`
 	Stderr *Token `json:"stderr,omitzero" wire:"option"`
+	// Kept says that the host opens them as StreamKept, so that they outlive their connections; else as StreamProcess. Stdin then is a
+	// row of chunks, as in a Duplex, up to the end of input.
+	Kept bool `json:"kept,omitzero" wire:"default"`
 }
 
 // Size is the size of a terminal in characters.

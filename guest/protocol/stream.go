@@ -25,6 +25,7 @@ const (
 	// vsock can do less than a socket.
 	StreamContainerdDuplex StreamKind = 0x44
 	StreamOutputDuplex     StreamKind = 0x45
+	StreamKept             StreamKind = 0x46 // a process's standard stream, named by Token, from byte Offset on; answered by a status; see Sender
 )
 
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.
@@ -40,10 +41,11 @@ const (
 // is a plain pipe. Where it is one half of a Duplex, it is the one that the host reads: the host begins it with a token, by which it
 // opens the other half as StreamProcess.
 type Preamble struct {
-	Kind  StreamKind
-	Token Token  // StreamProcess: 32 bytes
-	Port  uint16 // StreamTCP: two bytes, big endian
-	Path  string // StreamUnix: a two-byte big endian length, then the path; never empty
+	Kind   StreamKind
+	Token  Token  // StreamProcess, StreamKept: 32 bytes
+	Offset uint64 // StreamKept: eight bytes, big endian
+	Port   uint16 // StreamTCP: two bytes, big endian
+	Path   string // StreamUnix: a two-byte big endian length, then the path; never empty
 }
 
 // WritePreamble writes the preamble at once.
@@ -53,6 +55,9 @@ func WritePreamble(w io.Writer, p Preamble) error {
 	case StreamContainerd, StreamOutput, StreamListeners, StreamContainerdDuplex, StreamOutputDuplex:
 	case StreamProcess:
 		b = append(b, p.Token[:]...)
+	case StreamKept:
+		b = append(b, p.Token[:]...)
+		b = binary.BigEndian.AppendUint64(b, p.Offset)
 	case StreamTCP:
 		b = binary.BigEndian.AppendUint16(b, p.Port)
 	case StreamUnix:
@@ -92,6 +97,12 @@ func readPreamble(r io.Reader) (p Preamble, err error) {
 	case StreamContainerd, StreamOutput, StreamListeners, StreamContainerdDuplex, StreamOutputDuplex:
 	case StreamProcess:
 		_, err = io.ReadFull(r, p.Token[:])
+	case StreamKept:
+		var offset [8]byte
+		if _, err = io.ReadFull(r, p.Token[:]); err == nil {
+			_, err = io.ReadFull(r, offset[:])
+		}
+		p.Offset = binary.BigEndian.Uint64(offset[:])
 	case StreamTCP:
 		p.Port, err = readUint16(r)
 	case StreamUnix:
