@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/vsock"
@@ -223,6 +224,21 @@ func (g *fakeGuest) OpenStream(_ context.Context, token protocol.Token) (net.Con
 	return host, nil
 }
 
+// OpenOutput is OpenStream.
+func (g *fakeGuest) OpenOutput(ctx context.Context, token protocol.Token) (client.OutputStream, error) {
+	return g.OpenStream(ctx, token)
+}
+
+// OpenInput is OpenStream, whose end is that of the connection.
+func (g *fakeGuest) OpenInput(ctx context.Context, token protocol.Token) (client.InputStream, error) {
+	conn, err := g.OpenStream(ctx, token)
+	return fakeInput{conn}, err
+}
+
+type fakeInput struct{ net.Conn }
+
+func (i fakeInput) CloseWrite() error { return i.Close() }
+
 // DialPort connects to somebody who says which port it is.
 func (g *fakeGuest) DialPort(_ context.Context, port uint16) (protocol.HalfCloser, error) {
 	return sayer(fmt.Sprintf("port %d", port)), nil
@@ -238,8 +254,8 @@ func (g *fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error)
 	return sayer("containerd"), nil
 }
 
-// OpenOutput has somebody say that he is an output.
-func (g *fakeGuest) OpenOutput(context.Context) (io.ReadCloser, error) { return sayer("output"), nil }
+// OpenFIFO has somebody say that he is an output.
+func (g *fakeGuest) OpenFIFO(context.Context) (io.ReadCloser, error) { return sayer("output"), nil }
 
 // Dial connects to somebody who says which port it is.
 func (g *fakeGuest) Dial(_ context.Context, port uint32) (net.Conn, error) {

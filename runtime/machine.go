@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 
+	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/vsock"
@@ -31,13 +32,15 @@ type Machine interface {
 type Guest interface {
 	WaitReady(ctx context.Context) (protocol.Hello, error)
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
+	OpenInput(ctx context.Context, token protocol.Token) (client.InputStream, error)
 	OpenStream(ctx context.Context, token protocol.Token) (net.Conn, error)
+	OpenOutput(ctx context.Context, token protocol.Token) (client.OutputStream, error)
 	DialPort(ctx context.Context, port uint16) (protocol.HalfCloser, error)
 	DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error)
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
 	DialContainerd(ctx context.Context) (protocol.HalfCloser, error)
-	OpenOutput(ctx context.Context) (io.ReadCloser, error)
+	OpenFIFO(ctx context.Context) (io.ReadCloser, error)
 	// Listen listens on a port of the host for what the guest dials there. See vsock.Device.
 	Listen(port uint32) (vsock.Listener, error)
 	Done() <-chan struct{}

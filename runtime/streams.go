@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -49,7 +49,7 @@ func (i IO) close() {
 	}
 }
 
-// streams joins a process's standard streams to their ends on the host, one connection for each.
+// streams joins a process's standard streams to their ends on the host, one kept stream for each.
 type streams struct {
 	stdin  *input
 	stdout *output
@@ -85,7 +85,7 @@ func (s *streams) outputs() []*output {
 
 // tokens name the streams to the agent.
 func (s *streams) tokens() *protocol.Streams {
-	var tokens protocol.Streams
+	tokens := protocol.Streams{Kept: true}
 	if s.stdin != nil {
 		tokens.Stdin = &s.stdin.token
 	}
@@ -103,7 +103,7 @@ func (s *streams) open(ctx context.Context, guest Guest) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if s.stdin != nil {
 		group.Go(func() error {
-			conn, err := guest.OpenStream(ctx, s.stdin.token)
+			conn, err := guest.OpenInput(ctx, s.stdin.token)
 			if err != nil {
 				return fmt.Errorf("open stream of stdin: %w", err)
 			}
@@ -113,7 +113,7 @@ func (s *streams) open(ctx context.Context, guest Guest) error {
 	}
 	for _, output := range s.outputs() {
 		group.Go(func() error {
-			conn, err := guest.OpenStream(ctx, output.token)
+			conn, err := guest.OpenOutput(ctx, output.token)
 			if err != nil {
 				return fmt.Errorf("open stream of output: %w", err)
 			}
@@ -183,11 +183,12 @@ type input struct {
 	source io.ReadCloser
 
 	mu     sync.Mutex
-	conn   net.Conn // nil before start
+	conn   client.InputStream // nil before start
+	ended  bool               // the source gives no more
 	closed bool
 }
 
-func (i *input) start(conn net.Conn) {
+func (i *input) start(conn client.InputStream) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
@@ -198,10 +199,9 @@ func (i *input) start(conn net.Conn) {
 	go i.pump(conn)
 }
 
-// pump copies until either side ends. Closing the connection is what ends the guest's input; every backend of vsock delivers the
-// bytes before it first.
-func (i *input) pump(conn net.Conn) {
-	defer i.close()
+// pump copies until either side ends.
+func (i *input) pump(conn client.InputStream) {
+	defer i.end()
 	buffer := streamBuffers.Get().(*[streamBuffer]byte)
 	defer streamBuffers.Put(buffer)
 	for {
@@ -217,6 +217,19 @@ func (i *input) pump(conn net.Conn) {
 	}
 }
 
+// end ends the guest's input after what it was sent.
+func (i *input) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.ended || i.closed {
+		return
+	}
+	i.ended = true
+	i.source.Close()
+	_ = i.conn.CloseWrite() // the guest reads no more
+}
+
+// close ends the input, which the guest reads no more.
 func (i *input) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -224,7 +237,9 @@ func (i *input) close() {
 		return
 	}
 	i.closed = true
-	i.source.Close()
+	if !i.ended {
+		i.source.Close()
+	}
 	if i.conn != nil {
 		i.conn.Close()
 	}
@@ -238,7 +253,7 @@ type output struct {
 	done  chan struct{} // closed when nothing more will be delivered
 
 	mu     sync.Mutex
-	conn   net.Conn // nil before start
+	conn   client.OutputStream // nil before start
 	closed bool
 	known  bool
 	total  uint64 // if known
@@ -249,7 +264,7 @@ func newOutput(sink io.WriteCloser) *output {
 	return &output{token: protocol.NewToken(), sink: sink, done: make(chan struct{})}
 }
 
-func (o *output) start(conn net.Conn) {
+func (o *output) start(conn client.OutputStream) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -311,7 +326,7 @@ func (o *output) woken(count uint64) bool {
 
 // pump copies until the stream has ended. If nobody takes the bytes any more they are thrown away, so that the process is not
 // held up by it.
-func (o *output) pump(conn net.Conn) {
+func (o *output) pump(conn client.OutputStream) {
 	defer o.close()
 	buffer := streamBuffers.Get().(*[streamBuffer]byte)
 	defer streamBuffers.Put(buffer)

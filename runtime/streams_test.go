@@ -110,7 +110,7 @@ func TestStreamsBothWays(t *testing.T) {
 	s := newStreams(IO{Stdin: io.NopCloser(bytes.NewReader(data)), Stdout: sink})
 	stdinHost, stdinGuest := connected(t)
 	stdoutHost, stdoutGuest := connected(t)
-	s.stdin.start(stdinHost)
+	s.stdin.start(fakeInput{stdinHost})
 	s.stdout.start(stdoutHost)
 	n, err := io.Copy(struct{ io.Writer }{stdoutGuest}, struct{ io.Reader }{stdinGuest})
 	if err != nil {
@@ -127,7 +127,9 @@ func TestStreamsBothWays(t *testing.T) {
 func TestCloseBeforeStart(t *testing.T) {
 	s := newStreams(IO{Stdin: io.NopCloser(&bytes.Buffer{}), Stdout: newBuffer()})
 	s.close()
-	for _, start := range []func(net.Conn){s.stdin.start, s.stdout.start} {
+	for _, start := range []func(net.Conn){
+		func(conn net.Conn) { s.stdin.start(fakeInput{conn}) }, func(conn net.Conn) { s.stdout.start(conn) },
+	} {
 		host, guest := connected(t)
 		start(host)
 		if _, err := guest.Read(make([]byte, 1)); err == nil {

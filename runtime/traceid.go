@@ -7,8 +7,8 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// WithTraceID returns a context of a call: what the guest is told with it carries the id, and its agent's log has it. An empty id stands for
-// a new one.
+// WithTraceID returns a context of a call: what the guest is told with it carries the id, and its agent's log has it. An empty id stands
+// for a new one.
 func WithTraceID(ctx context.Context, id string) context.Context {
 	if id == "" {
 		id = protocol.NewTraceID()

@@ -1,4 +1,4 @@
-// Package agent is the guest's half of the sessions with the host: it dials, proves nothing and believes nothing until the host has shown
+// Package agent is the guest's half of the sessions with the host: it proves nothing and believes nothing until the host has shown
 // the token, and then serves the host's commands.
 //
 // # The sandbox's own session
@@ -10,8 +10,8 @@
 //	 fails: pause     v                            v
 //	               dialling                     stopped
 //
-// The first token that a host shows is the one that later sessions must show. The pause begins at minPause, doubles up to maxPause, and begins
-// anew after a session that became ready.
+// The first token that a host shows is the one that later sessions must show. The pause begins at minPause, doubles up to maxPause, and
+// begins anew after a session that became ready.
 //
 // What outlives a connection: the containers; commands under way (their answers go to the connection on which the host asked last); the
 // answers of the last commands, so that a command sent again is not done again; exits and stream ends until the host has acknowledged
@@ -174,7 +174,6 @@ func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, ente
 	if err != nil {
 		return false, err
 	}
-	s.attach(conn)
 	a.logger.Info("session ready", "own", s == a.own)
 	go s.report(ctx, conn)
 	return true, a.serve(s, conn)
@@ -205,6 +204,7 @@ func (a *Agent) greet(ctx context.Context, conn *protocol.GuestConn, lastAck uin
 		}
 		return s, errors.Join(err, conn.WriteNotification(ctx, 0, protocol.AuthFailed{}))
 	}
+	s.attach(conn) // before the host may make the next
 	if err := conn.WriteResponse(ctx, incoming, protocol.AuthOK{}); err != nil {
 		return s, err
 	}

@@ -113,7 +113,8 @@ func (s *session) allows(own *session, message protocol.HostMessage) error {
 		return nil
 	}
 	switch m := message.(type) {
-	case protocol.Ack, protocol.Cancel, protocol.CloseStdin, protocol.ListPids, protocol.Resize, protocol.Signal, protocol.Stats, protocol.Wait:
+	case protocol.Ack, protocol.Cancel, protocol.CloseStdin, protocol.ListPids, protocol.Resize, protocol.Signal, protocol.Stats,
+		protocol.Wait:
 		return nil
 	case protocol.Exec:
 		if m.RequestID&protocol.FurtherRequest == 0 {

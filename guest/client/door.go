@@ -26,8 +26,8 @@ const (
 )
 
 // Open begins a further session with the agent of the sandbox whose state directory it is, and waits until it is ready. It may ask for
-// statistics and processes, start processes (protocol.FurtherRequest), send signals and wait; it hears of the processes that it has started.
-// handler may be nil if that is none. The session must be closed.
+// statistics and processes, start processes (protocol.FurtherRequest), send signals and wait; it hears of the processes that it has
+// started. handler may be nil if that is none. The session must be closed.
 func Open(ctx context.Context, dir string, handler Handler, logger *slog.Logger) (*Session, error) {
 	token, err := os.ReadFile(filepath.Join(dir, TokenFile))
 	if err != nil {

@@ -34,9 +34,9 @@ func (s *Session) DialContainerd(ctx context.Context) (protocol.HalfCloser, erro
 	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamContainerdDuplex})
 }
 
-// OpenOutput has a FIFO made in the guest: what is read is its path, see protocol.ReadOutputPath, then what is written to it, until its
+// OpenFIFO has a FIFO made in the guest: what is read is its path, see protocol.ReadOutputPath, then what is written to it, until its
 // writers are gone. The stream is the caller's, and the FIFO is there for as long. protocol.ErrStreamRefused: there is no place for it.
-func (s *Session) OpenOutput(ctx context.Context) (io.ReadCloser, error) {
+func (s *Session) OpenFIFO(ctx context.Context) (io.ReadCloser, error) {
 	return s.openDuplex(ctx, protocol.Preamble{Kind: protocol.StreamOutputDuplex})
 }
 

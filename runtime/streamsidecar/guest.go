@@ -15,7 +15,7 @@ type Guest interface {
 	DialUnix(ctx context.Context, path string) (protocol.HalfCloser, error)
 	OpenListeners(ctx context.Context) (io.ReadCloser, error)
 	DialContainerd(ctx context.Context) (protocol.HalfCloser, error)
-	OpenOutput(ctx context.Context) (io.ReadCloser, error)
+	OpenFIFO(ctx context.Context) (io.ReadCloser, error)
 }
 
 // OfGuest are the byte streams of a sandbox.
@@ -25,7 +25,7 @@ func OfGuest(guest Guest) Services {
 			return guest.DialContainerd(ctx)
 		}, join),
 		protocol.StreamOutput: unanswered(func(ctx context.Context, _ protocol.Preamble) (io.ReadCloser, error) {
-			return guest.OpenOutput(ctx)
+			return guest.OpenFIFO(ctx)
 		}, pour),
 		// Who sends input ends it by the end of his direction; who reads output keeps his open for as long as he reads.
 		protocol.StreamProcess: answered(func(ctx context.Context, p protocol.Preamble) (net.Conn, error) {

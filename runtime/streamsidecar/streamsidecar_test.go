@@ -147,7 +147,7 @@ func (g fakeGuest) DialContainerd(context.Context) (protocol.HalfCloser, error) 
 	return duplex, err
 }
 
-func (g fakeGuest) OpenOutput(context.Context) (io.ReadCloser, error) {
+func (g fakeGuest) OpenFIFO(context.Context) (io.ReadCloser, error) {
 	_, duplex, err := g.open(protocol.Preamble{Kind: protocol.StreamOutput})
 	return duplex, err
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -70,7 +71,21 @@ func (h *host) context() context.Context {
 	return ctx
 }
 
-func (h *host) Claim(_ context.Context, token protocol.Token) (net.Conn, error) {
+// output is where a process's output goes, until the test closes it.
+type output struct{ net.Conn }
+
+func (o output) AwaitEnd() { _, _ = io.Copy(io.Discard, o.Conn) }
+
+func (h *host) Output(_ context.Context, token protocol.Token, _ bool) (streams.Output, error) {
+	conn, err := h.claim(token)
+	return output{conn}, err
+}
+
+func (h *host) Input(_ context.Context, token protocol.Token, _ bool) (io.ReadCloser, error) {
+	return h.claim(token)
+}
+
+func (h *host) claim(token protocol.Token) (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if conn := h.streams[token]; conn != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
@@ -40,7 +39,7 @@ type Process struct {
 	reported  chan struct{} // closed when the exit was reported
 
 	mu     sync.Mutex
-	conns  []net.Conn // the streams, for the removal of the container
+	conns  []io.Closer // the streams, for the removal of the container
 	closed bool
 }
 
@@ -48,17 +47,17 @@ type Process struct {
 func (p *Process) follow(streams protocol.Streams, io *stdio) {
 	// What is read and written here ends with the pipes' other ends and the connections.
 	if p.console != nil {
-		p.output("stdout", streams.Stdout, p.console)
-		p.input(streams.Stdin, p.console)
+		p.output("stdout", streams.Stdout, streams.Kept, p.console)
+		p.input(streams.Stdin, streams.Kept, p.console)
 	} else {
 		io.closeProcess()
 		for i, token := range [...]*protocol.Token{streams.Stdout, streams.Stderr} {
 			if io.outputs[i] != nil {
-				p.output([...]string{"stdout", "stderr"}[i], token, io.outputs[i])
+				p.output([...]string{"stdout", "stderr"}[i], token, streams.Kept, io.outputs[i])
 			}
 		}
 		if io.stdin != nil {
-			p.input(streams.Stdin, io.stdin)
+			p.input(streams.Stdin, streams.Kept, io.stdin)
 		}
 	}
 	go func() {
@@ -72,22 +71,26 @@ func (p *Process) follow(streams protocol.Streams, io *stdio) {
 }
 
 // output pumps an output until its end and reports its length.
-func (p *Process) output(name string, token *protocol.Token, source io.ReadCloser) {
+func (p *Process) output(name string, token *protocol.Token, kept bool, source io.ReadCloser) {
 	p.outputs.Add(1)
 	go func() {
-		conn := p.claim(name, token)
+		stream, joined := claim(p, name, token, kept, p.container.set.streams.Output)
 		if p.console == nil {
 			defer source.Close()
 		}
-		sent := drain(source, conn)
+		var target io.Writer
+		if joined {
+			target = stream
+		}
+		sent := drain(source, target)
 		if token != nil {
 			<-p.announced
 			p.container.set.reporter.StreamEnd(p.requestID, name, sent)
 		}
 		p.outputs.Done()
-		if conn != nil {
-			awaitClose(conn)
-			conn.Close()
+		if joined {
+			stream.AwaitEnd()
+			stream.Close()
 		}
 	}()
 }
@@ -99,13 +102,13 @@ type inputEnd interface {
 }
 
 // input pumps the host's input until its end.
-func (p *Process) input(token *protocol.Token, target inputEnd) {
+func (p *Process) input(token *protocol.Token, kept bool, target inputEnd) {
 	go func() {
-		conn := p.claim("stdin", token)
+		conn, joined := claim(p, "stdin", token, kept, p.container.set.streams.Input)
 		if p.console == nil {
 			defer target.Close()
 		}
-		if conn == nil {
+		if !joined {
 			return
 		}
 		defer conn.Close()
@@ -127,24 +130,25 @@ func (p *Process) input(token *protocol.Token, target inputEnd) {
 	}()
 }
 
-// claim waits for the host's stream; nil if there is none.
-func (p *Process) claim(name string, token *protocol.Token) net.Conn {
+// claim waits for the host's stream, by one of the ways of Streams, and tells whether there is one.
+func claim[S io.Closer](p *Process, name string, token *protocol.Token, kept bool,
+	way func(context.Context, protocol.Token, bool) (S, error)) (stream S, joined bool) {
 	if token == nil {
-		return nil
+		return stream, false
 	}
-	conn, err := p.container.set.streams.Claim(context.Background(), *token)
+	stream, err := way(context.Background(), *token, kept)
 	if err != nil {
 		p.logger.Warn("stream not joined", "stream", name, "error", err)
-		return nil
+		return stream, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		conn.Close()
-		return nil
+		stream.Close()
+		return stream, false
 	}
-	p.conns = append(p.conns, conn)
-	return conn
+	p.conns = append(p.conns, stream)
+	return stream, true
 }
 
 // disconnect closes what is left of the streams.

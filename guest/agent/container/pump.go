@@ -2,7 +2,6 @@ package container
 
 import (
 	"io"
-	"net"
 	"slices"
 
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -27,7 +26,14 @@ func grow(buffer []byte, n int) []byte {
 // drain copies a process's output to the host until the process and its children have closed it, and returns how many bytes the host
 // was given. Without a host to take it (conn is nil, or breaks) the rest is read and dropped: a process does not hang because
 // nobody listens.
-func drain(output io.Reader, conn net.Conn) (sent uint64) {
+func drain(output io.Reader, conn io.Writer) (sent uint64) {
+	if kept, ok := conn.(io.ReaderFrom); ok {
+		n, err := kept.ReadFrom(output)
+		if err == nil {
+			return uint64(n)
+		}
+		sent, conn = uint64(n), nil
+	}
 	buffer := make([]byte, minBuffer)
 	for {
 		n, err := output.Read(buffer)
@@ -46,7 +52,7 @@ func drain(output io.Reader, conn net.Conn) (sent uint64) {
 }
 
 // writePieces writes in pieces that every vsock backend passes.
-func writePieces(conn net.Conn, data []byte) (written int, err error) {
+func writePieces(conn io.Writer, data []byte) (written int, err error) {
 	for piece := range slices.Chunk(data, protocol.MaxWrite) {
 		n, err := conn.Write(piece)
 		written += n
@@ -58,7 +64,7 @@ func writePieces(conn net.Conn, data []byte) (written int, err error) {
 }
 
 // feed copies the host's input to a process until the stream ends or the process takes no more. ended tells the first from the second.
-func feed(input io.Writer, conn net.Conn) (ended bool) {
+func feed(input io.Writer, conn io.Reader) (ended bool) {
 	buffer := make([]byte, minBuffer)
 	for {
 		n, err := conn.Read(buffer)
@@ -72,9 +78,4 @@ func feed(input io.Writer, conn net.Conn) (ended bool) {
 		}
 		buffer = grow(buffer, n)
 	}
-}
-
-// awaitClose waits until the host has closed the stream; what it sends is not expected and dropped.
-func awaitClose(conn net.Conn) {
-	_, _ = io.Copy(io.Discard, conn)
 }

@@ -3,8 +3,8 @@ package container
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,13 +14,15 @@ import (
 
 	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
 // Streams are the byte streams that the host opens.
 type Streams interface {
-	// Claim waits for the stream with that token. The connection is the caller's.
-	Claim(ctx context.Context, token protocol.Token) (net.Conn, error)
+	// Input and Output wait for the stream with that token. It is the caller's.
+	Input(ctx context.Context, token protocol.Token, kept bool) (io.ReadCloser, error)
+	Output(ctx context.Context, token protocol.Token, kept bool) (streams.Output, error)
 }
 
 // Reporter is told what happens to processes. Its calls do not wait.

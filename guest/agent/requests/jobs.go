@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/container"
+	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -105,8 +106,18 @@ func (j *Jobs) find(id uint64) *job {
 	return j.jobs[id]
 }
 
-// Claim implements container.Streams.
-func (j *Jobs) Claim(_ context.Context, token protocol.Token) (net.Conn, error) {
+// Output implements container.Streams.
+func (j *Jobs) Output(_ context.Context, token protocol.Token, _ bool) (streams.Output, error) {
+	pipe, err := j.claim(token)
+	return streams.Plain{Conn: pipe}, err
+}
+
+// Input implements container.Streams.
+func (j *Jobs) Input(_ context.Context, token protocol.Token, _ bool) (io.ReadCloser, error) {
+	return j.claim(token)
+}
+
+func (j *Jobs) claim(token protocol.Token) (net.Conn, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	pipe := j.pipes[token]

@@ -1,7 +1,7 @@
 // Package streams is the guest's listener for byte streams: it joins each connection of the host to what its preamble names.
 //
 // A process's stream is named by a token. The host may open the stream before or after the process asks for it; whoever comes first
-// waits, at most protocol.TokenTimeout. A token is used once.
+// waits, at most protocol.TokenTimeout. A token is used once; that of a kept stream by one connection after the other (protocol.Sender).
 //
 // The other streams are joined to sockets of the guest, or to FIFOs that are made for them, both ways, as protocol.Duplex.
 //
@@ -44,6 +44,7 @@ type Server struct {
 	mu      sync.Mutex
 	waiting int
 	slots   map[protocol.Token]*slot
+	kept    map[protocol.Token]*keptSlot
 }
 
 // slot is where the two sides of a token meet: the one that comes first makes it.
@@ -56,7 +57,9 @@ type slot struct {
 
 // New makes a server of a guest's streams.
 func New(logger *slog.Logger, guest Guest) *Server {
-	return &Server{logger: logger, guest: guest, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}}
+	return &Server{
+		logger: logger, guest: guest, timeout: protocol.TokenTimeout, slots: map[protocol.Token]*slot{}, kept: map[protocol.Token]*keptSlot{},
+	}
 }
 
 // Serve accepts connections until the listener fails. The listener is the caller's; it must accept only the host's.
@@ -104,8 +107,12 @@ func (s *Server) serve(conn net.Conn) {
 		conn.Close() // without an answer: what sent it does not speak our language
 		return
 	}
-	if preamble.Kind == protocol.StreamProcess {
+	switch preamble.Kind {
+	case protocol.StreamProcess:
 		s.offer(conn, preamble.Token)
+		return
+	case protocol.StreamKept:
+		s.offerKept(conn, preamble)
 		return
 	}
 	s.leave()
