@@ -28,6 +28,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	harness.VsockProxyIfAsked()
 	flag.Parse()
 	if name := os.Getenv("LIMPET_TEST_RUNTIME"); name != "" {
 		runtime = name
