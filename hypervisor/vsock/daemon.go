@@ -199,7 +199,16 @@ func (d *daemonDevice) Dial(ctx context.Context, port uint32) (net.Conn, error) 
 	if err != nil {
 		return nil, dialError(port, err)
 	}
-	return conn, nil
+	return newDaemonConn(conn.(*net.UnixConn)), nil
+}
+
+// Accept implements Device.
+func (d *daemonDevice) Accept(ctx context.Context) (net.Conn, error) {
+	conn, err := d.acceptor.Accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newDaemonConn(conn.(*net.UnixConn)), nil
 }
 
 // dialThrough connects to the daemon's socket and has it connect to the guest's port.
