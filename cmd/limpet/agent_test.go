@@ -82,7 +82,8 @@ func TestConverse(t *testing.T) {
 
 func TestReadAnswer(t *testing.T) {
 	line, answer, err := readAnswer([]byte("{ \"status\" : \"x\",\n\"message\":\"\u00e9\u009b2J\U000e0001\", \"done\": true}"))
-	if want := `{"status":"x","message":"é\u009b2J\udb40\udc01","done":true}`; line != want || answer != (answered{Status: "x", Done: true}) || err != nil {
+	want := `{"status":"x","message":"é\u009b2J\udb40\udc01","done":true}`
+	if line != want || answer != (answered{Status: "x", Done: true}) || err != nil {
 		t.Errorf("got %s, %+v, %v", line, answer, err)
 	}
 	if _, _, err := readAnswer([]byte("{\"status\":\"\x1b\"}")); err == nil || errors.Is(err, errFailed) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -119,7 +119,8 @@ func tarOut(ctx context.Context, found runtime.Found, tree string, read func(io.
 const maxTarErrors = 4 << 10
 
 // runTar runs tar with these files, which it closes, and exchanges bytes with it at the other end, which it closes too.
-func runTar(ctx context.Context, found runtime.Found, arguments []string, files execsidecar.Files, exchange func() error, end *os.File) error {
+func runTar(ctx context.Context, found runtime.Found, arguments []string, files execsidecar.Files, exchange func() error, end *os.File,
+) error {
 	complaints, complain, err := os.Pipe()
 	if err != nil {
 		return err
@@ -155,12 +156,12 @@ func runTar(ctx context.Context, found runtime.Found, arguments []string, files 
 	}
 	exchangeErr := <-exchanged
 	end.Close()
-	text := bytes.TrimSpace(<-said)
+	text := strings.ReplaceAll(strings.TrimSpace(string(<-said)), "\n", "; ")
 	switch {
 	case ctx.Err() == nil && err != nil:
 		return fmt.Errorf("tar: %w", err)
 	case err == nil && result.ExitCode() != 0:
-		return fmt.Errorf("tar in the container failed with %d: %s", result.ExitCode(), printable(string(text)))
+		return fmt.Errorf("tar in the container failed with %d: %s", result.ExitCode(), printable(text))
 	case exchangeErr != nil:
 		return exchangeErr
 	}

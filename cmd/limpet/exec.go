@@ -23,8 +23,8 @@ func execCommand() *cli.Command {
 		Name:      "exec",
 		Usage:     "run a command in a container",
 		ArgsUsage: "SANDBOX[/CONTAINER] [--] COMMAND [ARGUMENT...]",
-		Description: "It has the environment, directory, user and rights of the container's first process, unless flags say otherwise. It gets\n" +
-			"the signals that this program gets, and is killed when this program is gone.\n" +
+		Description: "It has the environment, directory, user and rights of the container's first process, unless flags say otherwise. It\n" +
+			"gets the signals that this program gets, and is killed when this program is gone.\n" +
 			"The exit status is the command's, 128+n for signal n, 126 if it cannot be executed, 127 if there is no such program,\n" +
 			"125 if limpet itself failed.\n" + referenceUsage,
 		Flags: sandboxFlags(

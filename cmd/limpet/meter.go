@@ -21,7 +21,8 @@ type meter struct {
 
 // newMeter makes one for a number of bytes; -1: nobody knows how many.
 func newMeter(screen io.Writer, text string, bytes int64) *meter {
-	return makeMeter(screen, bytes, progressbar.OptionSetDescription(text), progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(true))
+	return makeMeter(screen, bytes, progressbar.OptionSetDescription(text), progressbar.OptionShowBytes(true),
+		progressbar.OptionShowTotalBytes(true))
 }
 
 // newPercentMeter makes one for percents.

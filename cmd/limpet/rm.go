@@ -23,8 +23,8 @@ func rmCommand() *cli.Command {
 		Usage:     "remove what `limpet run` has kept, and sandboxes that nobody holds any more",
 		ArgsUsage: "SANDBOX...",
 		Description: "A run of `limpet run` goes by its name: one that has ended, with what it wrote, or with --force one that goes on.\n" +
-			"What an orphaned sandbox left on this host goes: processes, mounts, network, files. A sandbox of containerd's is removed\n" +
-			"with containerd's own commands.\n" + referenceUsage,
+			"What an orphaned sandbox left on this host goes: processes, mounts, network, files. A sandbox of containerd's is\n" +
+			"removed with containerd's own commands.\n" + referenceUsage,
 		Flags: sandboxFlags(
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill what goes on; a sandbox of containerd's has then lost its shim"}),
 		OnUsageError: onUsageError,

@@ -90,8 +90,8 @@ type unpacker struct {
 
 var errNothingSent = errors.New("nothing was sent")
 
-// unpackTree makes the tree that an archive has under the name from, under the name to in a directory. It returns what was left out: what is
-// neither file, directory nor link.
+// unpackTree makes the tree that an archive has under the name from, under the name to in a directory. It returns what was left out: what
+// is neither file, directory nor link.
 func unpackTree(archive io.Reader, from, directory, to string) (left []string, err error) {
 	root, err := os.OpenRoot(directory)
 	if err != nil {

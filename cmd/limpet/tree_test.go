@@ -55,7 +55,8 @@ func TestTree(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	tree := filepath.Join(from, "tree")
 	for _, err := range []error{
-		os.Mkdir(tree, 0o755), os.Mkdir(filepath.Join(tree, "closed"), 0o700), os.WriteFile(filepath.Join(tree, "closed/file"), []byte("text"), 0o640),
+		os.Mkdir(tree, 0o755), os.Mkdir(filepath.Join(tree, "closed"), 0o700),
+		os.WriteFile(filepath.Join(tree, "closed/file"), []byte("text"), 0o640),
 		os.Symlink("/etc/passwd", filepath.Join(tree, "link")), os.WriteFile(filepath.Join(tree, "su"), nil, 0o700),
 		os.Chmod(filepath.Join(tree, "su"), 0o755|fs.ModeSetuid), os.Chmod(filepath.Join(tree, "closed"), 0o500),
 		os.Chtimes(filepath.Join(tree, "closed"), time.Time{}, time.Unix(1e9, 0)), unix.Mkfifo(filepath.Join(tree, "fifo"), 0o600),
@@ -75,8 +76,8 @@ func TestTree(t *testing.T) {
 		t.Fatalf("left out %q, %v", left, err)
 	}
 	want := []string{
-		"drwxr-xr-x copy", "dr-x------ copy/closed", "-rw-r----- copy/closed/file text", "Lrwxrwxrwx copy/link /etc/passwd", "-rw------- copy/other ",
-		"-rwxr-xr-x copy/su ",
+		"drwxr-xr-x copy", "dr-x------ copy/closed", "-rw-r----- copy/closed/file text", "Lrwxrwxrwx copy/link /etc/passwd",
+		"-rw------- copy/other ", "-rwxr-xr-x copy/su ",
 	}
 	if got := listTree(t, to); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -107,7 +108,8 @@ func TestUnpackHostile(t *testing.T) {
 		{"nothing", nil, "nothing was sent", nil, nil},
 		{"through a link", []*tar.Header{dir("x"), link("x/up", "../../outside"), file("x/up/file")}, "path escapes", nil, nil},
 		{"through an absolute link", []*tar.Header{dir("x"), link("x/etc", "/etc"), file("x/etc/file")}, "path escapes", nil, nil},
-		{"over a link", []*tar.Header{dir("x"), link("x/file", "/etc/passwd"), file("x/file")}, "", []string{"drwxr-xr-x y", "-rw-r--r-- y/file "}, nil},
+		{"over a link", []*tar.Header{dir("x"), link("x/file", "/etc/passwd"), file("x/file")}, "",
+			[]string{"drwxr-xr-x y", "-rw-r--r-- y/file "}, nil},
 		{"over a directory", []*tar.Header{dir("x"), dir("x/d"), file("x/d")}, "is a directory", nil, nil},
 		{"directory over a link", []*tar.Header{dir("x"), link("x/d", "."), dir("x/d")}, "file exists", nil, nil},
 		{"link to elsewhere", []*tar.Header{dir("x"), {Typeflag: tar.TypeLink, Name: "x/p", Linkname: "/etc/passwd"}}, "not asked for", nil, nil},
