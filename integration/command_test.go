@@ -135,7 +135,7 @@ func TestRmOrphaned(t *testing.T) {
 	s.kill9(shim)
 	result := s.limpet("ps")
 	s.must(result.Err())
-	s.wantLine(result.Stdout, c.id, "- orphaned")
+	s.wantRow(result.Stdout, c.id, "- orphaned")
 	if failed := s.limpet("console", c.id); failed.Code != 1 {
 		t.Errorf("exit status %d", failed.Code)
 	} else {

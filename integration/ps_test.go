@@ -40,8 +40,8 @@ func (s *scope) limpetJSON(into any, command string, args ...string) {
 	}
 }
 
-// wantLine wants a line of a table that has these cells one after the other.
-func (s *scope) wantLine(table string, cells ...string) {
+// wantRow wants a row of a table that has these cells one after the other.
+func (s *scope) wantRow(table string, cells ...string) {
 	s.Helper()
 	want := strings.Join(cells, " ")
 	for line := range strings.Lines(table) {
@@ -64,17 +64,17 @@ func TestPs(t *testing.T) {
 		return result.Stdout
 	}
 	text := table()
-	s.wantLine(text, "NAMESPACE SANDBOX CONTAINER STATE PID VCPUS MEMORY AGE NAME IMAGE")
-	s.wantLine(text, daemon.Namespace, c.id, "- running")
-	s.wantLine(text, daemon.Namespace, c.id, c.id, "running")
-	s.wantLine(text, daemon.Namespace, c.id, second.id, "running")
+	s.wantRow(text, "NAMESPACE SANDBOX CONTAINER STATE PID VCPUS MEMORY AGE NAME IMAGE")
+	s.wantRow(text, daemon.Namespace, c.id, "- running")
+	s.wantRow(text, daemon.Namespace, c.id, c.id, "running")
+	s.wantRow(text, daemon.Namespace, c.id, second.id, "running")
 
 	s.must(daemon.Ctr(s.ctx, "task", "pause", second.id).Err())
-	s.wantLine(table(), second.id, "paused")
+	s.wantRow(table(), second.id, "paused")
 	s.must(daemon.Ctr(s.ctx, "task", "resume", second.id).Err())
 	second.kill(unix.SIGKILL)
 	second.wait("")
-	s.wantLine(table(), second.id, "stopped (137) -")
+	s.wantRow(table(), second.id, "stopped (137) -")
 
 	var list []limpet.SandboxInfo
 	s.limpetJSON(&list, "ps", "--json", "--namespace", daemon.Namespace)
@@ -117,10 +117,10 @@ func TestPsPod(t *testing.T) {
 		result := s.limpet("ps")
 		s.must(result.Err())
 		name := config.Metadata.Namespace + "/" + config.Metadata.Name
-		s.wantLine(result.Stdout, harness.PodNamespace, p.ID[:13], "- running")
-		s.wantLine(result.Stdout, name, "-")
-		s.wantLine(result.Stdout, harness.PodNamespace, p.ID[:13], id[:13], "running")
-		s.wantLine(result.Stdout, "client", harness.Image)
+		s.wantRow(result.Stdout, harness.PodNamespace, p.ID[:13], "- running")
+		s.wantRow(result.Stdout, name, "-")
+		s.wantRow(result.Stdout, harness.PodNamespace, p.ID[:13], id[:13], "running")
+		s.wantRow(result.Stdout, "client", harness.Image)
 		var info limpet.SandboxInfo
 		s.limpetJSON(&info, "inspect", "--namespace", harness.PodNamespace, p.ID[:13]+"/client")
 		if info.ID != p.ID || !info.Pod || info.Name != name || len(info.Containers) != 1 || info.Containers[0].ID != id {

@@ -50,7 +50,7 @@ func TestRunDetached(t *testing.T) {
 	})
 	t.Run("is stopped", func(t *testing.T) {
 		s.detach("long", root, "--", "sh", "-c", "trap 'echo bye; exit 3' TERM; trap 'echo again' USR1; echo ready; while :; do sleep 0.1; done")
-		s.wantLine(s.limpet("ps").Stdout, standalone.Namespace, "long")
+		s.wantRow(s.limpet("ps").Stdout, standalone.Namespace, "long")
 		s.awaitOutput("long", "ready\n")
 		s.must(s.limpet("kill", "--signal", "usr1", "long").Err())
 		s.awaitOutput("long", "again\n")
