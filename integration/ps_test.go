@@ -11,6 +11,7 @@ import (
 
 	"github.com/limpet-run/limpet/integration/harness"
 	limpet "github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
 // limpetCmd is a command of limpet with the run's configuration.
@@ -127,4 +128,30 @@ func TestPsPod(t *testing.T) {
 			s.Errorf("got %+v", info)
 		}
 	})
+}
+
+// TestPsRun lists a run in the background, while it goes on and once it has ended.
+func TestPsRun(t *testing.T) {
+	s := limpetOnly(t)
+	s.detach("listed", s.rootfs(), "--", "sh", "-c", "trap 'exit 4' TERM; echo said; while :; do sleep 0.1; done")
+	s.awaitOutput("listed", "said\n")
+	result := s.limpet("ps", "--namespace", standalone.Namespace)
+	s.must(result.Err())
+	s.wantRow(result.Stdout, standalone.Namespace, "listed", "- running")
+	s.must(s.limpet("stop", "listed").Err())
+	result = s.limpet("ps")
+	s.must(result.Err())
+	s.wantRow(result.Stdout, standalone.Namespace, "listed", "- stopped")
+	s.wantRow(result.Stdout, standalone.Namespace, "listed", "listed", "stopped (4)")
+	logs := s.limpet("logs", "listed")
+	s.must(logs.Err())
+	if logs.Stdout != "said\n" {
+		t.Errorf("logs: %q", logs.Stdout)
+	}
+	failed := s.limpet("exec", "listed", "true")
+	if failed.Code != 125 {
+		t.Errorf("exec: exit status %d", failed.Code)
+	}
+	wantError(t, failed.Stderr, "listed", "ended")
+	s.must(s.limpet("rm", "listed").Err())
 }

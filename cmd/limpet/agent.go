@@ -10,8 +10,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
 
 	"github.com/urfave/cli/v2"
 
@@ -40,8 +38,8 @@ func agentCommand() *cli.Command {
 			Name:      "raw",
 			Usage:     "send the agent a machine request as it is, and print what it answers",
 			ArgsUsage: "SANDBOX JSON|-",
-			Description: "For example: limpet agent raw SANDBOX '{\"method\": \"storage_status\"}'. With - the requests are the lines of\n" +
-				"standard input: each is sent once the one before has been answered, or its command takes input. Each answer is a line, an error one too:\n" +
+			Description: "For example: limpet agent raw SANDBOX '{\"method\": \"storage_status\"}'. With - the requests are the\n" +
+				"lines of standard input: each is sent once the one before has been answered, or its command takes input. Each answer is a line, an error one too:\n" +
 				"then the exit status is 1.\n" + referenceUsage,
 			Flags:        sandboxFlags(),
 			OnUsageError: onUsageError,
@@ -264,20 +262,10 @@ func converse(ctx context.Context, agent *client.Requests, requests <-chan line,
 
 // readAnswer makes an answer a line that is safe to print: the guest could say anything.
 func readAnswer(text []byte) (string, answered, error) {
-	var compact bytes.Buffer
 	var answer answered
-	if err := errors.Join(json.Compact(&compact, text), json.Unmarshal(text, &answer)); err != nil {
+	safe, err := compactJSON(text)
+	if err = errors.Join(err, json.Unmarshal(text, &answer)); err != nil {
 		return "", answer, fmt.Errorf("the agent's answer is no JSON: %w", err)
 	}
-	var safe strings.Builder
-	for _, r := range compact.String() {
-		if unicode.IsPrint(r) {
-			safe.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&safe, `\u%04x`, unit)
-		}
-	}
-	return safe.String(), answer, nil
+	return safe, answer, nil
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/docker/go-units"
 )
@@ -30,4 +33,23 @@ func printable(text string) string {
 		}
 		return '?'
 	}, text)
+}
+
+// compactJSON makes one line of JSON of the guest's, with nothing in it that would speak to the terminal.
+func compactJSON(text []byte) (string, error) {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, text); err != nil {
+		return "", err
+	}
+	var safe strings.Builder
+	for _, r := range compact.String() {
+		if unicode.IsPrint(r) {
+			safe.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&safe, `\u%04x`, unit)
+		}
+	}
+	return safe.String(), nil
 }

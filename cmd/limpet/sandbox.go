@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
 // referenceUsage says, for a command's description, how a sandbox is named.
@@ -46,6 +49,14 @@ func sandboxes(c *cli.Context) ([]runtime.SandboxInfo, error) {
 		return nil, err
 	}
 	all, err := runtime.Sandboxes(configuration.StateDir)
+	runs, runsErr := standalone.List(configuration.StateDir)
+	for _, run := range runs {
+		if run.Exit != nil {
+			all = append(all, endedRun(run))
+		}
+	}
+	err = errors.Join(err, runsErr)
+	slices.SortStableFunc(all, func(a, b runtime.SandboxInfo) int { return a.Began.Compare(b.Began) })
 	chosen := []runtime.SandboxInfo{}
 	for _, sandbox := range all {
 		if !c.IsSet("namespace") || sandbox.Namespace == c.String("namespace") {
@@ -53,6 +64,31 @@ func sandboxes(c *cli.Context) ([]runtime.SandboxInfo, error) {
 		}
 	}
 	return chosen, err
+}
+
+// endedRun is what is kept of a run of `limpet run`, as a sandbox.
+func endedRun(run standalone.Record) runtime.SandboxInfo {
+	return runtime.SandboxInfo{
+		Namespace: standalone.Namespace, ID: run.Request.Name, State: runtime.SandboxStopped, Doors: []string{},
+		Machine: []runtime.HostProcess{}, Began: run.Began, Parts: []runtime.TracePart{},
+		Containers: []runtime.ContainerInfo{{
+			ID: run.Request.Name, State: runtime.StateStopped, Image: run.Request.Source, Command: run.Request.Args, Created: run.Began,
+			Exit: &runtime.ExitRecord{Code: uint32(run.Exit.Code), At: run.Exit.At, Reason: run.Exit.Reason},
+		}},
+	}
+}
+
+// findRun returns a run that has ended.
+func findRun(stateDir, namespace, name string) (runtime.Found, bool) {
+	if namespace != "" && namespace != standalone.Namespace {
+		return runtime.Found{}, false
+	}
+	run, err := standalone.Find(stateDir, name)
+	if err != nil || run.Exit == nil {
+		return runtime.Found{}, false
+	}
+	info := endedRun(run)
+	return runtime.Found{SandboxInfo: info, Container: &info.Containers[0]}, true
 }
 
 // findSandbox returns what a reference means; its error says the way out.
@@ -64,6 +100,9 @@ func findSandbox(c *cli.Context, reference string) (runtime.Found, error) {
 	found, err := runtime.FindSandbox(configuration.StateDir, c.String("namespace"), reference)
 	switch {
 	case errdefs.IsNotFound(err):
+		if run, ok := findRun(configuration.StateDir, c.String("namespace"), reference); ok {
+			return run, nil
+		}
 		err = fmt.Errorf("%w (`limpet ps` lists those there are; --config names the configuration of another state directory)", err)
 	case errdefs.IsInvalidArgument(err):
 		err = fmt.Errorf("%w: write more of it, or choose with --namespace", err)
