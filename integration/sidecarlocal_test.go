@@ -246,7 +246,7 @@ func (s *scope) python(args ...string) *exec.Cmd {
 func TestSidecarPython(t *testing.T) {
 	s := limpetOnly(t)
 	_, socket := s.sidecarServer()
-	for name, socket := range map[string]string{"sidecar": socket, "sandbox": s.sleeper().CommandDoor()} {
+	for name, socket := range map[string]string{"sidecar": socket, "sandbox": s.sleeper().commandDoor()} {
 		t.Run(name, func(t *testing.T) {
 			for _, test := range []struct {
 				args   []string
@@ -299,7 +299,7 @@ func TestSidecarPython(t *testing.T) {
 // TestCommandDoorGone kills a client whose command runs in a sandbox: the command ends there, and its child.
 func TestCommandDoorGone(t *testing.T) {
 	c := limpetOnly(t).sleeper()
-	client := c.sidecar(c.CommandDoor(), nil, "sh", "-c", family)
+	client := c.sidecar(c.commandDoor(), nil, "sh", "-c", family)
 	lines := c.piped(client)
 	c.wantNext(lines, "started")
 	c.must(client.Process.Kill())
