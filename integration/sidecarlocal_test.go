@@ -177,7 +177,8 @@ func TestSidecarJobControl(t *testing.T) {
 	cmd.Env = append(os.Environ(), "PS1="+prompt, "LIMPET="+daemon.Build.Path("bin/limpet"), "SOCKET="+socket, "TERM=dumb")
 	sh := shell{s, s.terminal(cmd)}
 	sh.expect(prompt)
-	const script = `echo p""id $$; trap "echo con""tinued" CONT; while :; do sleep 0.05; done`
+	// It starts nothing: a shell that is just starting a program stops only once that one goes on.
+	const script = `trap "echo con""tinued" CONT; echo p""id $$; while :; do :; done`
 	sh.must(sh.Type(`"$LIMPET" sidecar exec -c "$SOCKET" -- sh -c '` + script + "'\n"))
 	pid := sh.expect(`pid (\d+)`)[1]
 	sh.must(sh.Type("\x1a"))
@@ -202,6 +203,8 @@ func TestSidecarJobControl(t *testing.T) {
 func (s *scope) awaitState(pid, states string) {
 	s.Helper()
 	field := regexp.MustCompile(`\) (\w)`)
+	ctx, cancel := context.WithTimeout(s.ctx, terminalTimeout)
+	defer cancel()
 	for {
 		stat, err := os.ReadFile("/proc/" + pid + "/stat")
 		s.must(err)
@@ -209,7 +212,7 @@ func (s *scope) awaitState(pid, states string) {
 		if state != nil && strings.Contains(states, state[1]) {
 			return
 		}
-		if s.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			s.Fatalf("process %s is %s, not one of %s", pid, stat, states)
 		}
 	}

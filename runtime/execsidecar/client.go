@@ -181,22 +181,27 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 			}
 			running = true
 			for _, signal := range kept {
-				passOn(conn, signal)
+				act(conn, signal)
 			}
 		case caught := <-signals:
 			signal := caught.(unix.Signal)
 			switch {
 			case running:
-				passOn(conn, signal)
+				act(conn, signal)
 			case ends(signal):
 				return Result{ResultSignaled, int32(signal)}, nil
 			case !slices.Contains(kept, signal):
 				kept = append(kept, signal)
 			}
-			if signal == unix.SIGTSTP {
-				_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // always allowed
-			}
 		}
+	}
+}
+
+// act passes on a signal, and stops with the command.
+func act(conn *net.UnixConn, signal unix.Signal) {
+	passOn(conn, signal)
+	if signal == unix.SIGTSTP {
+		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // always allowed
 	}
 }
 
