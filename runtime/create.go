@@ -56,7 +56,7 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	if err := c.writeResolvConf(); err != nil {
 		return err
 	}
-	if err := c.fillShare(root); err != nil {
+	if err := c.fillShare(ctx, root); err != nil {
 		return err
 	}
 	done()
@@ -118,7 +118,7 @@ func (c *Container) mountRootfs(mounts []mount.Mount) (string, error) {
 }
 
 // fillShare puts the root directory and the mounts of the container into the share.
-func (c *Container) fillShare(root string) error {
+func (c *Container) fillShare(ctx context.Context, root string) error {
 	dir := filepath.Join(c.sandbox.dir.share(), c.id)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return c.sandbox.dir.failed("make the container's share in", err)
@@ -132,11 +132,7 @@ func (c *Container) fillShare(root string) error {
 		return fmt.Errorf("share the root file system: %w", err)
 	}
 	for _, bind := range c.plan.Binds {
-		err := c.share(bind.Source, filepath.Join(protocol.MountsDir, bind.Name), bindOptions{
-			recursive: bind.Recursive, readOnly: bind.ReadOnly, readOnlyBelow: bind.ReadOnlyBelow, slave: bind.Slave,
-			idMap: bind.IDMap,
-		})
-		if err != nil {
+		if err := c.shareBind(ctx, bind); err != nil {
 			return fmt.Errorf("mount on %s: %w", bind.Destination, err)
 		}
 	}
@@ -145,26 +141,30 @@ func (c *Container) fillShare(root string) error {
 
 // share shows the guest a file or directory under a name in the container's part of the share.
 func (c *Container) share(source, name string, options bindOptions) error {
+	return c.sandbox.attach(source, filepath.Join(c.id, name), options)
+}
+
+// attach shows the guest a file or directory under a path in the share.
+func (s *Sandbox) attach(source, target string, options bindOptions) error {
 	info, err := os.Stat(source)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	target := filepath.Join(c.id, name)
-	place := filepath.Join(c.sandbox.dir.share(), target)
+	place := filepath.Join(s.dir.share(), target)
 	if info.IsDir() {
 		err = os.Mkdir(place, 0o711)
 	} else {
 		err = os.WriteFile(place, nil, 0o600)
 	}
 	if err != nil {
-		return c.sandbox.dir.failed("make the container's share in", err)
+		return s.dir.failed("make the container's share in", err)
 	}
 	tree, err := openBind(source, options)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	return c.sandbox.machine.AttachMount(shareDevice, target, tree)
+	return s.machine.AttachMount(shareDevice, target, tree)
 }
 
 // prepareGuest lets the agent know of the container.

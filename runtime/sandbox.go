@@ -63,6 +63,8 @@ type Sandbox struct {
 	frame    frame
 	resizing chan struct{}             // held while the machine is resized
 	volumes  sharing[string, struct{}] // in the guest's memory, by name; they stay
+	binds    sharing[bindKey, string]  // paths in the share; they stay
+	lastBind atomic.Uint64
 	disks    sharing[diskKey, pluggedDisk]
 	lastDisk atomic.Uint64
 	size     size // the machine's, by resizing

@@ -26,6 +26,8 @@ type Bind struct {
 	Slave bool
 	// IDMap says who owns its files in the container; nil: who owns them on the host.
 	IDMap *IDMap
+	// Common: other containers of the pod may have it, too.
+	Common bool
 }
 
 // IDMap maps the owners of files: an id of a file (the mapping's container id) is seen as another one (its host id).
@@ -142,6 +144,8 @@ func (p *Plan) bind(mount *specs.Mount, options Options) error {
 		return err
 	}
 	bind.IDMap = idMap
+	// Of a directory of a volume kubelet makes a mount for each container.
+	bind.Common = options.Pod != nil && idMap == nil && !strings.Contains(source, subPath)
 	p.Binds = append(p.Binds, bind)
 	mount.Source = path.Join(options.GuestDir, "mounts", bind.Name)
 	return writableBelow(mount, bind, options)
