@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/runtime/egress"
 )
 
 // maxGuestData is the most bytes of a file that the guest is given: a bundle of certificates has a quarter of a mebibyte.
@@ -15,6 +17,20 @@ const maxGuestData = 4 << 20
 
 // guestData are the files of the host that the guest may ask for, by name. The guest never names a path.
 type guestData map[string]string
+
+// resolvData is the name of the file that says how names are resolved.
+const resolvData = "resolv.conf"
+
+// guestData is what the guest may ask for. In a sandbox with an egress policy its resolver is its own.
+func (s *Sandbox) guestData(files map[string]string) func(name string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		content, err := guestData(files).read(name)
+		if err == nil && name == resolvData && s.egress != nil {
+			content = []byte(egress.ForGuest(string(content)))
+		}
+		return content, err
+	}
+}
 
 // read returns the content of the file with that name.
 func (d guestData) read(name string) ([]byte, error) {

@@ -36,3 +36,22 @@ func TestGuestData(t *testing.T) {
 		t.Errorf("larger: %v", err)
 	}
 }
+
+// TestGuestResolvConf: a guest whose names the host resolves is told to ask itself.
+func TestGuestResolvConf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("search example.org\nnameserver 192.0.2.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		guard *egressGuard
+		want  string
+	}{{nil, "nameserver 192.0.2.1"}, {&egressGuard{}, "nameserver 127.0.0.1"}} {
+		s := &Sandbox{egress: test.guard}
+		text, err := s.guestData(map[string]string{resolvData: path, "other": path})(resolvData)
+		if err != nil || !strings.Contains(string(text), test.want) || !strings.Contains(string(text), "search example.org") ||
+			strings.Count(string(text), "nameserver") != 1 {
+			t.Errorf("got %q, %v, want %q", text, err, test.want)
+		}
+	}
+}

@@ -59,8 +59,9 @@ type machinePlan struct {
 	storage *os.File
 	dir     *stateDir
 	events  events
-	log     *slog.Logger // names the sandbox
-	logger  *slog.Logger // for who names it himself
+	data    func(name string) ([]byte, error) // the file of the host that the guest may have by that name
+	log     *slog.Logger                      // names the sandbox
+	logger  *slog.Logger                      // for who names it himself
 	times   *trace
 }
 

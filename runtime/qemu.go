@@ -48,7 +48,7 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 		return nil, nil, err
 	}
 	session := client.New(device, client.Options{
-		Token: token, Handler: plan.events, Data: guestData(plan.config.GuestData).read, Logger: plan.log,
+		Token: token, Handler: plan.events, Data: plan.data, Logger: plan.log,
 	})
 	undo.push("close the session with the agent", func(context.Context) error { return session.Close() })
 	if err := machine.Resume(ctx); err != nil {

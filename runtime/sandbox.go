@@ -156,7 +156,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	}
 	plan := machinePlan{
 		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
-		logger: options.Logger, times: times, disks: asked.disks, storage: storage,
+		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
 	}
 	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent"
 	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/agent/dns"
+	"github.com/limpet-run/limpet/guest/agent/hostfile"
 	"github.com/limpet-run/limpet/guest/agent/logs"
 	"github.com/limpet-run/limpet/guest/agent/machine"
 	"github.com/limpet-run/limpet/guest/agent/network"
@@ -110,6 +111,7 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 	if err != nil {
 		return fmt.Errorf("listen for machine requests: %w", err)
 	}
+	files := &hostfile.Bringer{Get: a.Data, Logger: logger}
 	jobs := requests.NewJobs()
 	server := requests.New(requests.Options{
 		Containers: container.NewSet(container.Options{
@@ -123,6 +125,7 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 		},
 		Roots:    a.Containers().Root,
 		Tools:    a.Containers().Mount,
+		Files:    files.Bring,
 		Busybox:  protocol.BusyboxProgram,
 		Shutdown: a.Shutdown,
 		Logger:   logger,

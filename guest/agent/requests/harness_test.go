@@ -54,7 +54,7 @@ func newGuest(t *testing.T) *guest {
 			Crun: filepath.Join(os.Getenv("LIMPET_BUILD"), "guest", "crun"),
 		}),
 		Jobs: jobs, Images: &g.images, Tools: func(context.Context) error { return nil }, Busybox: "/bin/busybox",
-		Shutdown: func() { close(g.down) }, Logger: logger,
+		Files: func(context.Context) {}, Shutdown: func() { close(g.down) }, Logger: logger,
 	})
 	g.server.Roots = func(id string) (*os.File, error) { return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound) }
 	listener, err := Listen(g.socket)

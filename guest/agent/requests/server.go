@@ -34,6 +34,8 @@ type Options struct {
 	// Tools brings the programs that the host has for the guest, once, to protocol.ToolsDir.
 	Tools   func(ctx context.Context) error
 	Busybox string // the one of them that a command in the machine runs if it is not found otherwise
+	// Files brings the files of the host that programs need which use the network; those that it does not give stay missing.
+	Files func(ctx context.Context)
 	// Shutdown begins to end the machine. It is called after the answer.
 	Shutdown func()
 	Logger   *slog.Logger
@@ -143,6 +145,10 @@ func (s *Server) root(id string) (*os.File, error) {
 
 // dispatch serves one request that is answered once, or streams its answers itself.
 func (s *Server) dispatch(ctx context.Context, c *conn, request protocol.AgentRequest) (protocol.AgentResponse, error) {
+	switch request.(type) {
+	case protocol.PullRequest, protocol.NetworkTestRequest, protocol.RunRequest:
+		s.Files(ctx)
+	}
 	switch r := request.(type) {
 	case protocol.PingRequest:
 		return protocol.PongResponse{Version: protocol.Version}, nil
