@@ -4,12 +4,15 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/miekg/dns"
 
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -33,10 +37,16 @@ import (
 // largeLayer is the size in bytes of a layer that takes a while.
 const largeLayer = 4 << 20
 
+// registryName is the host name of the tests' registry, which the certificates of package httptest are for.
+const registryName = "registry.example.com"
+
 // imageServer is a registry in a network namespace of the run, and what it is to do to those who fetch layers.
 type imageServer struct {
 	*scope
-	host string
+	netns   string
+	address string // where it is
+	host    string // how it is called
+	server  *httptest.Server
 
 	mu      sync.Mutex
 	spoil   func(w http.ResponseWriter, r *http.Request) http.ResponseWriter // nil: nothing
@@ -47,9 +57,12 @@ func (s *scope) imageServer(netns string) *imageServer {
 	s.Helper()
 	listener, err := harness.ListenIn("/run/netns/"+netns, "10.9.0.1:0")
 	s.must(err)
-	images := &imageServer{scope: s, host: listener.Addr().String()}
+	address := listener.Addr().String()
+	_, port, err := net.SplitHostPort(address)
+	s.must(err)
+	images := &imageServer{scope: s, netns: "/run/netns/" + netns, address: address, host: net.JoinHostPort(registryName, port)}
 	stored := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	images.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			images.fetched.Add(1)
 			images.mu.Lock()
@@ -60,10 +73,29 @@ func (s *scope) imageServer(netns string) *imageServer {
 			}
 		}
 		stored.ServeHTTP(w, r)
-	})}
-	go server.Serve(listener)
-	s.Cleanup(func() { server.Close() })
+	}))
+	s.must(images.server.Listener.Close())
+	images.server.Listener, images.server.Config.ErrorLog = listener, log.New(io.Discard, "", 0)
+	images.server.StartTLS()
+	s.Cleanup(images.server.Close)
 	return images
+}
+
+// nameServer answers in a network namespace of the run where the registry is.
+func (s *scope) nameServer(netns string) {
+	s.Helper()
+	conn, err := harness.ListenPacketIn("/run/netns/"+netns, "10.9.0.1:53")
+	s.must(err)
+	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, question *dns.Msg) {
+		answer := new(dns.Msg).SetReply(question)
+		if q := question.Question[0]; q.Qtype == dns.TypeA && q.Name == registryName+"." {
+			header := dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}
+			answer.Answer = []dns.RR{&dns.A{Hdr: header, A: net.IPv4(10, 9, 0, 1)}}
+		}
+		_ = w.WriteMsg(answer) // who does not get it asks again
+	})}
+	go server.ActivateAndServe()
+	s.Cleanup(func() { conn.Close() })
 }
 
 // spoiled calls f while the registry does something to what it serves.
@@ -90,10 +122,12 @@ func (i *imageServer) push(repository string, layers ...[]byte) string {
 	}
 	ref, err := name.ParseReference(i.host + "/" + repository)
 	i.must(err)
-	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
-		return harness.DialIn(ctx, "/run/netns/"+daemon.Namespace+"-world", address)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return harness.DialIn(ctx, i.netns, i.address)
 	}
-	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	transport := &http.Transport{
+		DialContext: dial, DisableKeepAlives: true, TLSClientConfig: i.server.Client().Transport.(*http.Transport).TLSClientConfig,
+	}
 	i.must(remote.Write(ref, image, remote.WithContext(i.ctx), remote.WithTransport(transport)))
 	return ref.Name()
 }
@@ -154,12 +188,20 @@ func TestImages(t *testing.T) {
 	pod, world := s.netns("pod"), s.netns("world")
 	s.wire(pod, world)
 	images := s.imageServer(world)
+	s.nameServer(world)
+	resolv := filepath.Join(s.TempDir(), "resolv.conf")
+	s.must(os.WriteFile(resolv, []byte("nameserver 10.9.0.1\n"), 0o644))
+	believed := filepath.Join(s.TempDir(), "believed")
+	s.must(os.WriteFile(believed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: images.server.Certificate().Raw}), 0o644))
 	large := make([]byte, largeLayer)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(large) // never fails
 	good := images.push("good", s.layer(tar.Header{Name: "large", Typeflag: tar.TypeReg}, large),
 		s.layer(tar.Header{Name: "say", Typeflag: tar.TypeReg}, []byte("#!/bin/sh\necho said; wc -c </large; exit 3\n")))
 
-	s.configure(map[string]any{"storage": map[string]any{"mib": 128, "dir": s.TempDir()}})
+	s.configure(map[string]any{
+		"storage":    map[string]any{"mib": 128, "dir": s.TempDir()},
+		"guest_data": map[string]any{"resolv.conf": resolv, "ca-certificates.crt": believed},
+	})
 	c := s.sleeper("--with-ns", "network:/run/netns/"+pod)
 	requests := c.requests()
 	if status := ask[protocol.StorageStatus](s, requests, protocol.StorageStatusRequest{}); status.Ready {
@@ -213,6 +255,10 @@ func TestImages(t *testing.T) {
 	t.Logf("told of the layers: %v", percents)
 	if list := ask[[]protocol.ImageInfo](s, requests, protocol.ListImagesRequest{}); len(list) != 1 || list[0].Digest != info.Digest {
 		t.Errorf("list: %+v", list)
+	}
+	test := ask[protocol.NetworkTestResult](s, requests, protocol.NetworkTestRequest{URL: "https://" + images.host + "/v2/"})
+	if test.Status != http.StatusOK || test.RemoteAddress != images.address {
+		t.Errorf("network test: %+v", test)
 	}
 	result, err := requests.Complete(s.ctx, protocol.RunRequest{Image: good, Command: []string{"/say"}})
 	s.must(err)

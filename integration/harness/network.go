@@ -240,6 +240,15 @@ func ListenIn(netns, address string) (listener net.Listener, err error) {
 	return listener, err
 }
 
+// ListenPacketIn receives datagrams at an address of the network namespace at a path.
+func ListenPacketIn(netns, address string) (conn net.PacketConn, err error) {
+	err = within(netns, func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	return conn, err
+}
+
 // Dial connects to a literal address from the run's network namespace.
 func (d *Daemon) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return DialIn(ctx, d.netns(), address)
