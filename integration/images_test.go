@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
@@ -158,6 +159,20 @@ func (s *scope) layer(header tar.Header, text []byte) []byte {
 	return archive.Bytes()
 }
 
+// zeroes is an archive of so many files of half a mebibyte.
+func (s *scope) zeroes(files int) []byte {
+	s.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for i := range files {
+		s.must(w.WriteHeader(&tar.Header{Name: fmt.Sprint("zeroes", i), Typeflag: tar.TypeReg, Size: 512 << 10, Mode: 0o644}))
+		_, err := w.Write(make([]byte, 512<<10))
+		s.must(err)
+	}
+	s.must(w.Close())
+	return archive.Bytes()
+}
+
 // requests opens a connection for machine requests.
 func (c container) requests() *client.Requests {
 	c.Helper()
@@ -288,7 +303,7 @@ func (s *scope) wantNoImages(requests *client.Requests, images *imageServer) {
 	}{
 		{"dots", regular("../../escaped", 1), nil, "outside the layer"},
 		{"link", s.layer(tar.Header{Name: "link", Typeflag: tar.TypeLink, Linkname: "../../../../etc/passwd"}, nil), nil, "outside the layer"},
-		{"full", regular("zeroes", 200<<20), nil, "no space left"},
+		{"full", s.zeroes(260), nil, "no space left"},
 		{"digest", regular("changed", 1), func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter { return changing{w} }, "sha256"},
 		{"half", regular("half", 1<<10), func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 			r.Header.Del("Range") // it does not know how to go on either
