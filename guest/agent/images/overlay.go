@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -18,8 +17,8 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// workloadID names a workload: also a directory.
-var workloadID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+// maxWorkload is how many bytes a workload's name may have: it is that of a directory, too.
+const maxWorkload = 128
 
 // The names in an overlay's directory.
 const (
@@ -36,8 +35,13 @@ type overlayRecord struct {
 }
 
 func checkWorkload(id string) error {
-	if !workloadID.MatchString(id) {
-		return fmt.Errorf("workload %.130q: want a letter or digit, then up to 127 letters, digits, '_', '.' or '-': %w", id,
+	valid := id != "" && len(id) <= maxWorkload
+	for i := 0; valid && i < len(id); i++ {
+		c := id[i]
+		valid = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && (c == '_' || c == '.' || c == '-')
+	}
+	if !valid {
+		return fmt.Errorf("name of a workload: want a letter or digit, then up to %d letters, digits, '_', '.' or '-': %w", maxWorkload-1,
 			errdefs.ErrInvalidArgument)
 	}
 	return nil

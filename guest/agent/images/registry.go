@@ -13,7 +13,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	_ "golang.org/x/crypto/x509roots/fallback" // the guest has no certificates of its own
 
 	"github.com/limpet-run/limpet/guest/protocol"
 )

@@ -24,6 +24,7 @@ var errStalled = errors.New("nothing came for too long")
 
 // newTransport is http.DefaultTransport with limits of its own for what a guest may wait for.
 func newTransport() *http.Transport {
+	believeMozilla()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	transport.ResponseHeaderTimeout = stallTimeout
