@@ -88,6 +88,7 @@ func (d directory) open(name string) (io.ReadCloser, int64, error) {
 type archived struct {
 	file  *os.File
 	files map[string]section
+	links map[string]string // symbolic links, to names in the archive: docker save has one for a layer that is there twice
 }
 
 // section is where a file is in the archive.
@@ -98,7 +99,7 @@ const maxArchived = 4096
 
 // newArchive reads what is in an archive, but not the files.
 func newArchive(file *os.File) (archived, error) {
-	result := archived{file, map[string]section{}}
+	result := archived{file, map[string]section{}, map[string]string{}}
 	reader := tar.NewReader(file)
 	for {
 		header, err := reader.Next()
@@ -108,23 +109,31 @@ func newArchive(file *os.File) (archived, error) {
 		if err != nil {
 			return result, fmt.Errorf("it is no tar archive (a compressed one is to be decompressed first): %w: %w", err, errdefs.ErrDataLoss)
 		}
+		name := path.Clean(header.Name)
+		if header.Typeflag == tar.TypeSymlink {
+			result.links[name] = path.Join(path.Dir(name), header.Linkname)
+		}
+		if len(result.files)+len(result.links) > maxArchived {
+			return result, fmt.Errorf("the archive has more than %d files: %w", maxArchived, errdefs.ErrDataLoss)
+		}
 		if header.Typeflag != tar.TypeReg {
 			continue
-		}
-		if len(result.files) >= maxArchived {
-			return result, fmt.Errorf("the archive has more than %d files: %w", maxArchived, errdefs.ErrDataLoss)
 		}
 		// The reader takes whole blocks only and seeks past what is not asked for: it stands where the file begins.
 		offset, err := file.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return result, err
 		}
-		result.files[path.Clean(header.Name)] = section{offset, header.Size}
+		result.files[name] = section{offset, header.Size}
 	}
 }
 
 func (a archived) open(name string) (io.ReadCloser, int64, error) {
-	found, ok := a.files[path.Clean(name)]
+	name = path.Clean(name)
+	if target, ok := a.links[name]; ok {
+		name = target
+	}
+	found, ok := a.files[name]
 	if !ok {
 		return nil, 0, fmt.Errorf("%.256q is not in the archive: %w", name, fs.ErrNotExist)
 	}

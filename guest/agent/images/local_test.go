@@ -95,6 +95,27 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// TestDockerArchiveWithLinks pulls what older docker save writes of an image that has the same layer twice.
+func TestDockerArchiveWithLinks(t *testing.T) {
+	s := newTestStore(t, 16<<20)
+	layer := archiveOf(t, regular("a", "1"))
+	id := digestOf(layer)
+	config := `{"os":"linux","architecture":"` + testArchitecture + `","rootfs":{"type":"layers","diff_ids":["` + id + `","` + id + `"]}}`
+	path := filepath.Join(s.Share, "saved.tar")
+	if err := os.WriteFile(path, archiveOf(t, regular("config.json", config), regular("one/layer.tar", string(layer)),
+		link(tar.TypeSymlink, "two/layer.tar", "../one/layer.tar"),
+		regular("manifest.json", `[{"Config":"config.json","Layers":["one/layer.tar","two/layer.tar"]}]`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, _, err := s.pullForTest(t, dockerArchivePrefix+path)
+	if err != nil || info.LayerCount != 2 || info.Digest != digestOf([]byte(config)) {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	if got := look(mustPrepare(t, s, info.Reference, "w"), "a"); got != "1" {
+		t.Errorf("a is %s", got)
+	}
+}
+
 // TestLocalRefuses has images that are not whole, not what they say, or not to be reached.
 func TestLocalRefuses(t *testing.T) {
 	outside := writeLayout(t, &Store{Options{Share: t.TempDir()}}, "layout", localImage(t))
