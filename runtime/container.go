@@ -28,7 +28,9 @@ type ContainerOptions struct {
 	Bundle string // directory of the OCI bundle
 	// Rootfs are mounted on the bundle's rootfs directory. None: the root directory that the bundle's configuration names is used.
 	Rootfs []mount.Mount
-	IO     IO // of the init process
+	// GuestRootfs is a root directory that is in the guest, below protocol.OverlaysDir, in place of one of the host. Empty: it is not.
+	GuestRootfs string
+	IO          IO // of the init process
 }
 
 // ExecOptions says what process to add to a container.
@@ -57,7 +59,8 @@ type Container struct {
 	undo    undo
 	first   bool // of the sandbox: the sandbox's network is this container's
 
-	resolvConf *containerResolvConf // nil: as its configuration has it
+	resolvConf  *containerResolvConf // nil: as its configuration has it
+	guestRootfs string               // see ContainerOptions
 
 	updating chan struct{} // held while its limits are changed
 
@@ -117,6 +120,8 @@ func (s *Sandbox) planContainer(options ContainerOptions) (*Container, error) {
 		log:   s.log.With("container", options.ID),
 		life:  lifecycle[containerState]{containerCreating, containerMoves},
 		execs: map[string]*Process{},
+
+		guestRootfs: options.GuestRootfs,
 
 		updating: make(chan struct{}, 1), resources: spec.Linux.Resources,
 	}

@@ -47,10 +47,7 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	if err != nil {
 		return err
 	}
-	if err := checkProgram(root, c.spec); err != nil {
-		return err
-	}
-	if err := checkMountPoints(root, c.spec, c.plan.Binds); err != nil {
+	if err := c.checkRootfs(root); err != nil {
 		return err
 	}
 	if err := c.writeResolvConf(); err != nil {
@@ -89,8 +86,16 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	return nil
 }
 
-// mountRootfs mounts the container's root file system and returns its directory.
+// mountRootfs mounts the container's root file system and returns its directory: an empty one if it is in the guest.
 func (c *Container) mountRootfs(mounts []mount.Mount) (string, error) {
+	if c.guestRootfs != "" {
+		root := filepath.Join(c.bundle, rootfsDir)
+		if err := os.Mkdir(root, 0o711); err != nil {
+			return "", fmt.Errorf("make the root directory: %w", err)
+		}
+		c.undo.push("remove the root directory", func(context.Context) error { return os.Remove(root) })
+		return root, nil
+	}
 	if len(mounts) == 0 {
 		root := c.spec.Root.Path
 		if !filepath.IsAbs(root) {
@@ -117,6 +122,17 @@ func (c *Container) mountRootfs(mounts []mount.Mount) (string, error) {
 	return root, nil
 }
 
+// checkRootfs finds out what is wrong with a root file system of the host before the guest would.
+func (c *Container) checkRootfs(root string) error {
+	if c.guestRootfs != "" {
+		return nil
+	}
+	if err := checkProgram(root, c.spec); err != nil {
+		return err
+	}
+	return checkMountPoints(root, c.spec, c.plan.Binds)
+}
+
 // fillShare puts the root directory and the mounts of the container into the share.
 func (c *Container) fillShare(ctx context.Context, root string) error {
 	dir := filepath.Join(c.sandbox.dir.share(), c.id)
@@ -128,8 +144,10 @@ func (c *Container) fillShare(ctx context.Context, root string) error {
 	if err := os.Mkdir(filepath.Join(dir, protocol.MountsDir), 0o711); err != nil {
 		return c.sandbox.dir.failed("make the container's share in", err)
 	}
-	if err := c.share(root, rootfsDir, bindOptions{recursive: true}); err != nil {
-		return fmt.Errorf("share the root file system: %w", err)
+	if c.guestRootfs == "" {
+		if err := c.share(root, rootfsDir, bindOptions{recursive: true}); err != nil {
+			return fmt.Errorf("share the root file system: %w", err)
+		}
 	}
 	for _, bind := range c.plan.Binds {
 		if err := c.shareBind(ctx, bind); err != nil {
@@ -177,7 +195,11 @@ func (c *Container) prepareGuest(ctx context.Context) error {
 		}
 		return nil
 	})
-	_, err := c.sandbox.call(ctx, callTimeout, protocol.Prepare{ContainerID: c.id, Rootfs: path.Join(c.id, rootfsDir)})
+	rootfs := c.guestRootfs
+	if rootfs == "" {
+		rootfs = path.Join(c.id, rootfsDir)
+	}
+	_, err := c.sandbox.call(ctx, callTimeout, protocol.Prepare{ContainerID: c.id, Rootfs: rootfs})
 	if err != nil {
 		return fmt.Errorf("prepare it in the guest: %w", err)
 	}

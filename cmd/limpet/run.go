@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -20,9 +19,11 @@ func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "run",
 		Usage:     "run a command in a microVM, without containerd",
-		ArgsUsage: "ROOTFS [--] COMMAND [ARGUMENT...]",
-		Description: "ROOTFS is a directory with a root file system. The command can change what is in it, unless --read-only.\n" +
-			"It has no network. It ends when limpet does, unless --detach.\n\n" +
+		ArgsUsage: "IMAGE|ROOTFS|ARCHIVE [--] [COMMAND [ARGUMENT...]]",
+		Description: "IMAGE is fetched from its registry by the guest, into its memory, each time; it has a network only for that, unless --net.\n" +
+			"ROOTFS is a directory with a root file system. The command can change what is in it, unless --read-only.\n" +
+			"ARCHIVE is an image in a file: an OCI layout, a directory or a tar archive of one, or what `docker save` writes.\n" +
+			"What begins with / or . is not the name of an image. The command ends when limpet does, unless --detach.\n\n" +
 			"The exit status is the command's, 128 and the number of the signal that killed it, 124 after --timeout, 126 if it cannot\n" +
 			"be executed, 127 if it is not there, and 125 if limpet fails.",
 		Flags: []cli.Flag{
@@ -35,6 +36,11 @@ func runCommand() *cli.Command {
 				Usage: "`HOST:GUEST[:ro]`, a directory or file of the host"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"},
 				Usage: "`[ADDRESS:]HOST:GUEST`, a TCP port of the host, by default of its localhost, that leads to the guest's localhost"},
+			&cli.BoolFlag{Name: "net", Usage: "give it a network, as the configuration describes it"},
+			&cli.StringSliceFlag{Name: "allow-host",
+				Usage: "`NAME`, such as example.com or *.example.com, that it may reach, and nothing else but others that are allowed; implies --net"},
+			&cli.StringSliceFlag{Name: "allow-cidr", Usage: "`RANGE` of addresses that it may reach, likewise"},
+			&cli.StringFlag{Name: "platform", Usage: "`OS/ARCH` of the image (default: the guest's)"},
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors that it may use (default: vm.vcpus of the configuration)"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "`SIZE` of memory that it may use, such as 512m"},
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, KeepSpace: true,
@@ -89,7 +95,9 @@ func requestOf(c *cli.Context) (standalone.Request, error) {
 	request := standalone.Request{
 		Name: c.String("name"), Terminal: c.Bool("tty"), Input: c.Bool("interactive"), Remove: c.Bool("rm"),
 		Workdir: c.String("workdir"), User: c.String("user"), Hostname: c.String("hostname"), ReadOnly: c.Bool("read-only"),
-		CPUs: c.Float64("cpus"), Timeout: c.Duration("timeout"),
+		CPUs: c.Float64("cpus"), Timeout: c.Duration("timeout"), Platform: c.String("platform"),
+		AllowHosts: c.StringSlice("allow-host"), AllowCIDRs: c.StringSlice("allow-cidr"),
+		Network: c.Bool("net") || c.IsSet("allow-host") || c.IsSet("allow-cidr"),
 	}
 	var err error
 	if request.Source, request.Args, err = sourceAndCommand(c.Args().Slice()); err != nil {
@@ -142,13 +150,13 @@ func requestOf(c *cli.Context) (standalone.Request, error) {
 // sourceAndCommand splits SOURCE [--] COMMAND.
 func sourceAndCommand(args []string) (source string, command []string, err error) {
 	if len(args) == 0 {
-		return "", nil, fmt.Errorf("run what? Name a root file system, and a command after it")
+		return "", nil, errors.New("run what? Name an image, or a directory with a root file system, and a command after it")
 	}
 	command = args[1:]
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
-	source, err = filepath.Abs(args[0])
+	source, err = standalone.ResolveSource(args[0])
 	return source, command, err
 }
 

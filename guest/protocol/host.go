@@ -73,8 +73,8 @@ type Stop struct {
 // Prepare makes a container known: its rootfs is mounted and checked before its process is run.
 type Prepare struct {
 	ContainerID string `json:"container_id"`
-	// Rootfs is the path of the container's root directory below the sandbox's file share. Beside it is a directory MountsDir, which has
-	// in it what of the host is mounted in the container.
+	// Rootfs is the path of the container's root directory below the sandbox's file share, or an absolute one below OverlaysDir. The
+	// container's directory in the share has a directory MountsDir, which has in it what of the host is mounted in the container.
 	Rootfs string `json:"rootfs"`
 }
 

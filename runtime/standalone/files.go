@@ -15,10 +15,19 @@ func hosts(hostname string) string {
 	return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + hostname + "\n"
 }
 
-// writeFiles writes the files of its own that a container gets, below dir, and returns them by their paths in the container.
-func writeFiles(dir, hostname string) (map[string]string, error) {
+// writeFiles writes the files of its own that a run's container gets, below dir, and returns them by their paths in the container.
+func writeFiles(dir string, request Request) (map[string]string, error) {
+	hostname := firstOf(request.Hostname, request.Name)
+	texts := map[string]string{"hostname": hostname + "\n", "hosts": hosts(hostname)}
+	if request.Network {
+		text, err := resolvConf(os.ReadFile)
+		if err != nil {
+			return nil, err
+		}
+		texts["resolv.conf"] = text
+	}
 	files := map[string]string{}
-	for name, text := range map[string]string{"hostname": hostname + "\n", "hosts": hosts(hostname)} {
+	for name, text := range texts {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("write the container's /etc/%s: %w", name, err)

@@ -15,7 +15,7 @@ import (
 // Request is what is to be run, as its user says it. It can be written as JSON.
 type Request struct {
 	Name   string `json:"name"`   // see CheckName
-	Source string `json:"source"` // a directory with a root file system: absolute
+	Source string `json:"source"` // see ResolveSource
 
 	Args       []string `json:"args"`       // empty: what the image says
 	Entrypoint *string  `json:"entrypoint"` // replaces the image's; empty: none
@@ -28,6 +28,12 @@ type Request struct {
 	Size       Size     `json:"size"`  // of the terminal
 	Input      bool     `json:"input"` // standard input is joined to the command's
 
+	Network bool `json:"network"` // it has one, see runtime.MakeNetwork
+	// AllowHosts and AllowCIDRs are all that the network reaches, if there are any; see package egress.
+	AllowHosts []string `json:"allow_hosts"`
+	AllowCIDRs []string `json:"allow_cidrs"`
+	Platform   string   `json:"platform"` // OS/ARCH of an image; empty: the guest's
+
 	Volumes []Volume      `json:"volumes"`
 	Ports   []Port        `json:"ports"`
 	CPUs    float64       `json:"cpus"`    // processors' worth of time; 0: what the sandbox has
@@ -35,6 +41,9 @@ type Request struct {
 	Timeout time.Duration `json:"timeout"` // nanoseconds after which the command is killed; 0: never
 	Remove  bool          `json:"remove"`  // nothing is kept once it has ended
 }
+
+// restricted tells whether not everything is to be reached by the network.
+func (r Request) restricted() bool { return len(r.AllowHosts)+len(r.AllowCIDRs) > 0 }
 
 // Size is that of a terminal in characters; 0 by 0 if it is not known.
 type Size struct {

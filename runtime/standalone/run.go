@@ -91,7 +91,7 @@ func (r *Run) outlet(sink io.WriteCloser) io.WriteCloser {
 
 func (r *Run) start(ctx context.Context) error {
 	request := r.options.Request
-	root, err := rootDirectory(request.Source)
+	kind, err := kindOf(request.Source)
 	if err != nil {
 		return err
 	}
@@ -110,20 +110,25 @@ func (r *Run) start(ctx context.Context) error {
 	if r.door, err = door.Open("unix", filepath.Join(r.place.path, controlDoor), r.options.Logger, r.serveControl); err != nil {
 		return err
 	}
-	if err := r.writeBundle(Image{}, root); err != nil {
+	if err := r.startSandbox(ctx, kind); err != nil {
 		return err
 	}
-	r.progress("starting a virtual machine")
-	if r.sandbox, err = runtime.NewSandbox(ctx, runtime.SandboxOptions{
-		ID: request.Name, Namespace: Namespace, Bundle: r.place.path, Config: r.options.Config, Observer: observer{}, Logger: r.options.Logger,
-	}); err != nil {
-		return err
+	container := runtime.ContainerOptions{ID: request.Name, Bundle: r.place.path, IO: r.options.IO}
+	if kind != sourceRootfs {
+		image, rootfs, err := r.fetchImage(ctx, kind)
+		if err != nil {
+			return err
+		}
+		if err := r.writeBundle(image); err != nil {
+			return err
+		}
+		container.GuestRootfs = rootfs
 	}
 	if err := r.openPorts(ctx); err != nil {
 		return err
 	}
 	r.progress("starting the command")
-	if err := r.startCommand(ctx); err != nil {
+	if err := r.startCommand(ctx, container); err != nil {
 		return programError(err)
 	}
 	r.progress("")
@@ -134,26 +139,49 @@ func (r *Run) start(ctx context.Context) error {
 	return nil
 }
 
-// rootDirectory is the root file system that a source is.
-func rootDirectory(source string) (string, error) {
-	info, err := os.Stat(source)
-	if err != nil {
-		return "", fmt.Errorf("root file system: %w: %w", err, errdefs.ErrNotFound)
+// startSandbox starts the machine, with the network that it needs.
+func (r *Run) startSandbox(ctx context.Context, kind sourceKind) (err error) {
+	request, settings := r.options.Request, r.options.Config
+	image := Image{}
+	if kind != sourceRootfs {
+		image.Cmd = []string{"-"} // what is run is known when the image is there; the sandbox reads other things
+		settings.VM.MemoryMiB = max(settings.VM.MemoryMiB, imageMemory)
 	}
-	if !info.IsDir() {
-		return "", fmt.Errorf("root file system %s is not a directory: %w", source, errdefs.ErrInvalidArgument)
+	if request.restricted() {
+		settings.Egress.Restrict = true
+		settings.Egress.Hosts, settings.Egress.CIDRs = request.AllowHosts, request.AllowCIDRs
 	}
-	return source, nil
-}
-
-// writeBundle makes the place the container's bundle.
-func (r *Run) writeBundle(image Image, root string) error {
-	request := r.options.Request
-	files, err := writeFiles(r.place.path, firstOf(request.Hostname, request.Name))
+	if err := r.writeBundle(image); err != nil {
+		return err
+	}
+	r.progress("starting a virtual machine")
+	r.sandbox, err = runtime.NewSandbox(ctx, runtime.SandboxOptions{
+		ID: request.Name, Namespace: Namespace, Bundle: r.place.path, Config: settings, Observer: observer{}, Logger: r.options.Logger,
+	})
 	if err != nil {
 		return err
 	}
-	spec, err := NewSpec(request, image, root, files)
+	if kind == sourceImage || request.Network {
+		return r.sandbox.MakeNetwork(ctx, settings.Network)
+	}
+	return nil
+}
+
+// writeBundle makes the place the container's bundle, for what an image says.
+func (r *Run) writeBundle(image Image) error {
+	request := r.options.Request
+	files, err := writeFiles(r.place.path, request)
+	if err != nil {
+		return err
+	}
+	host := Host{Root: "rootfs", Files: files}
+	if filepath.IsAbs(request.Source) {
+		host.Root = request.Source
+	}
+	if request.Network {
+		host.NetNS = runtime.NetworkPath(r.options.Config.StateDir, Namespace, request.Name)
+	}
+	spec, err := NewSpec(request, image, host)
 	if err != nil {
 		return err
 	}
@@ -185,10 +213,8 @@ func (r *Run) openPorts(ctx context.Context) error {
 	return r.place.update(func(record *Record) { record.Ports = open })
 }
 
-func (r *Run) startCommand(ctx context.Context) error {
-	container, err := r.sandbox.CreateContainer(ctx, runtime.ContainerOptions{
-		ID: r.options.Request.Name, Bundle: r.place.path, IO: r.options.IO,
-	})
+func (r *Run) startCommand(ctx context.Context, options runtime.ContainerOptions) error {
+	container, err := r.sandbox.CreateContainer(ctx, options)
 	if err != nil {
 		return err
 	}

@@ -30,9 +30,15 @@ var defaultCapabilities = []string{
 // cpuPeriod is that of the limit of processors, in microseconds: the kernel's own.
 const cpuPeriod = 100000
 
-// NewSpec is the OCI configuration of a run. root is the directory of its root file system, files are the host's files that it has at these
-// paths. That there is nothing to run is an ErrInvalidArgument.
-func NewSpec(request Request, image Image, root string, files map[string]string) (*specs.Spec, error) {
+// Host is what of the host a run has.
+type Host struct {
+	Root  string            // the directory of its root file system; of no meaning if that is in the guest
+	NetNS string            // the path of its network namespace; empty: it has one without a network
+	Files map[string]string // files of the host's, by their paths in the container
+}
+
+// NewSpec is the OCI configuration of a run. That there is nothing to run is an ErrInvalidArgument.
+func NewSpec(request Request, image Image, host Host) (*specs.Spec, error) {
 	args := command(request, image)
 	if len(args) == 0 {
 		return nil, fmt.Errorf("%s does not say what to run: name a command after it: %w", request.Source, errdefs.ErrInvalidArgument)
@@ -59,12 +65,12 @@ func NewSpec(request Request, image Image, root string, files map[string]string)
 	process.Env = mergeEnv(env...)
 	return &specs.Spec{
 		Version: specs.Version, Hostname: firstOf(request.Hostname, request.Name), Process: process,
-		Root:   &specs.Root{Path: root, Readonly: request.ReadOnly},
-		Mounts: mounts(request.Volumes, files),
+		Root:   &specs.Root{Path: host.Root, Readonly: request.ReadOnly},
+		Mounts: mounts(request.Volumes, host.Files),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.NetworkNamespace, Path: host.NetNS}, {Type: specs.CgroupNamespace},
 			},
 			Resources: resources(request),
 			MaskedPaths: []string{

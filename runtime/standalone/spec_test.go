@@ -52,7 +52,7 @@ func TestNewSpec(t *testing.T) {
 		}, nil, nil, "n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			spec, err := NewSpec(test.request, test.image, "/root", nil)
+			spec, err := NewSpec(test.request, test.image, Host{Root: "/root", NetNS: "/net"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,8 @@ func TestNewSpec(t *testing.T) {
 			if resources := spec.Linux.Resources; !reflect.DeepEqual(resources.CPU, test.cpu) || !reflect.DeepEqual(resources.Memory, test.memory) {
 				t.Errorf("got %+v, %+v", resources.CPU, resources.Memory)
 			}
-			if spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly {
+			if spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly ||
+				!slices.Contains(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/net"}) {
 				t.Errorf("got %s, %+v", spec.Hostname, spec.Root)
 			}
 		})
@@ -75,7 +76,7 @@ func TestNewSpec(t *testing.T) {
 
 func TestNewSpecMounts(t *testing.T) {
 	request := Request{Args: []string{"x"}, ReadOnly: true, Volumes: []Volume{{"/v", "/etc/hosts", false}, {"/w", "/w", true}}}
-	spec, err := NewSpec(request, Image{}, "/root", map[string]string{"/etc/hosts": "/h", "/etc/a": "/a"})
+	spec, err := NewSpec(request, Image{}, Host{Files: map[string]string{"/etc/hosts": "/h", "/etc/a": "/a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestNewSpecMounts(t *testing.T) {
 
 func TestNewSpecRefuses(t *testing.T) {
 	for _, request := range []Request{{Source: "/r"}, {Source: "/r", Args: []string{"x"}, Workdir: "w"}} {
-		if _, err := NewSpec(request, Image{}, "/root", nil); !errdefs.IsInvalidArgument(err) {
+		if _, err := NewSpec(request, Image{}, Host{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", request, err)
 		}
 	}

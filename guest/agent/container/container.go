@@ -292,9 +292,7 @@ func (c *Container) remove() error {
 		c.enter("remove", before, removing)
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
-	if c.shared {
-		c.unmountShared()
-	}
+	c.unmountShared()
 	c.set.mu.Lock()
 	defer c.set.mu.Unlock()
 	delete(c.set.containers, c.id)

@@ -22,12 +22,15 @@ import (
 
 // submounts are the paths of the container's part of the share that the host mounts something on.
 func (c *Container) submounts() ([]string, error) {
-	dir := filepath.Join(filepath.Dir(c.rootfs), protocol.MountsDir)
+	part, paths := filepath.Join(c.set.Share, c.id), []string(nil)
+	if c.shared {
+		part, paths = filepath.Dir(c.rootfs), []string{c.rootfs}
+	}
+	dir := filepath.Join(part, protocol.MountsDir)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	paths := []string{c.rootfs}
 	for _, entry := range entries {
 		paths = append(paths, filepath.Join(dir, entry.Name()))
 	}
@@ -36,20 +39,15 @@ func (c *Container) submounts() ([]string, error) {
 
 // prepare checks what the host has put into the share for the container, and mounts it.
 func (c *Container) prepare(ctx context.Context) error {
-	if c.shared {
-		if err := c.set.Mount(ctx); err != nil {
-			return &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed}
-		}
+	if err := c.set.Mount(ctx); err != nil {
+		return &protocol.Error{Message: err.Error(), Code: protocol.CodeMountFailed}
 	}
 	if info, err := os.Stat(c.rootfs); err != nil {
 		return fmt.Errorf("rootfs: %w", err)
 	} else if !info.IsDir() {
 		return fmt.Errorf("rootfs %s is not a directory: %w", c.rootfs, errdefs.ErrInvalidArgument)
 	}
-	if c.shared {
-		return c.mountShared()
-	}
-	return nil
+	return c.mountShared()
 }
 
 // mountShared has the kernel make the mounts.
@@ -77,8 +75,11 @@ func (c *Container) unmountShared() {
 	// The host answers in the order in which it is asked. The first answer comes after those to all reads; files that were closed
 	// meanwhile are given back after these, which the second waits for.
 	for range 2 {
+		if len(paths) == 0 {
+			break
+		}
 		var info unix.Statfs_t
-		if err := unix.Statfs(c.rootfs, &info); err != nil {
+		if err := unix.Statfs(paths[0], &info); err != nil {
 			c.logger.Warn("the file share does not answer", "error", err)
 		}
 	}

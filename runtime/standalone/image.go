@@ -1,0 +1,110 @@
+package standalone
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/limpet-run/limpet/guest/client"
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/runtime"
+)
+
+// imageMemory is the least memory of a machine, in MiB, in which an image is unpacked: the guest uses up to half of it for files. The host
+// gives what the guest touches.
+const imageMemory = 1024
+
+// workload names the overlay of the run's image in its guest.
+const workload = "run"
+
+// fetchImage has the guest pull the run's image, or read it from the host's file, and make a root file system of it.
+func (r *Run) fetchImage(ctx context.Context, kind sourceKind) (image Image, rootfs string, err error) {
+	agent, err := r.dialAgent(ctx)
+	if err != nil {
+		return image, "", err
+	}
+	defer agent.Close()
+	name := r.options.Request.Source
+	pull := func(ctx context.Context) error {
+		request := protocol.PullRequest{Image: name}
+		if platform := r.options.Request.Platform; platform != "" {
+			request.OCIPlatform = &platform
+		}
+		_, err := agent.Do(ctx, request, r.pullProgress)
+		return err
+	}
+	if kind == sourceImage {
+		pull = r.fromRegistry(agent, pull)
+	} else {
+		place, err := r.sandbox.AttachSource(name)
+		if err != nil {
+			return image, "", err
+		}
+		name = string(kind) + ":" + place
+	}
+	if err := pull(ctx); err != nil {
+		return image, "", fmt.Errorf("fetch %s: %w", r.options.Request.Source, err)
+	}
+	info, err := client.Get[protocol.ImageInfo](ctx, agent, protocol.QueryRequest{Image: name}, nil)
+	if err != nil {
+		return image, "", fmt.Errorf("fetch %s: %w", r.options.Request.Source, err)
+	}
+	overlay, err := client.Get[protocol.OverlayInfo](ctx, agent, protocol.PrepareOverlayRequest{Image: name, WorkloadID: workload}, nil)
+	if err != nil {
+		return image, "", fmt.Errorf("make a root file system of %s: %w", r.options.Request.Source, err)
+	}
+	return imageOf(info), overlay.RootfsPath, nil
+}
+
+// fromRegistry has a pull done while the guest has a network.
+func (r *Run) fromRegistry(agent *client.Requests, pull func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		text, err := resolvConf(os.ReadFile)
+		if err != nil {
+			return err
+		}
+		r.progress("connecting a network")
+		return r.sandbox.Borrow(ctx, func(ctx context.Context) error {
+			if _, err := agent.Do(ctx, protocol.FileWriteRequest{Path: "/etc/resolv.conf", Data: []byte(text)}, nil); err != nil {
+				return fmt.Errorf("tell the guest its name servers: %w", err)
+			}
+			return pull(ctx)
+		})
+	}
+}
+
+// imageOf is what of an image's description matters for a command.
+func imageOf(info protocol.ImageInfo) Image {
+	image := Image{Entrypoint: info.Entrypoint, Cmd: info.Cmd, Env: info.Env}
+	if info.Workdir != nil {
+		image.Workdir = *info.Workdir
+	}
+	if info.User != nil {
+		image.User = *info.User
+	}
+	return image
+}
+
+// dialAgent opens a connection for machine requests to the sandbox's agent.
+func (r *Run) dialAgent(ctx context.Context) (*client.Requests, error) {
+	door := filepath.Join(runtime.StatePath(r.options.Config.StateDir, Namespace, r.options.Request.Name), runtime.AgentDoor)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", door)
+	if err != nil {
+		return nil, fmt.Errorf("reach the agent: %w", err)
+	}
+	return client.NewRequests(conn, ""), nil
+}
+
+// pullProgress tells how far a pull is.
+func (r *Run) pullProgress(step protocol.ProgressResponse) {
+	text := step.Message
+	if step.Layer != nil {
+		text += " " + *step.Layer
+	}
+	if step.Percent != nil {
+		text += fmt.Sprintf(" %d %%", *step.Percent)
+	}
+	r.progress(text)
+}
