@@ -170,18 +170,19 @@ func decodeRaw(dec *jsontext.Decoder, v reflect.Value) error {
 	return nil
 }
 
-// decodeBytes reads base64 with padding. The standard decoder would skip line ends.
+// decodeBytes reads base64 with padding. The standard decoder skips line ends: then there is less than the text's length makes.
 func decodeBytes(dec *jsontext.Decoder, v reflect.Value) error {
 	text, err := readString(dec)
 	if err != nil {
 		return err
 	}
-	if strings.ContainsAny(text, "\r\n") {
-		return errors.New("base64 with line ends")
-	}
-	data, err := base64.StdEncoding.Strict().DecodeString(text)
+	encoding := base64.StdEncoding.Strict()
+	data, err := encoding.DecodeString(text)
 	if err != nil {
 		return err
+	}
+	if encoding.EncodedLen(len(data)) != len(text) {
+		return errors.New("base64 with line ends")
 	}
 	v.SetBytes(data)
 	return nil

@@ -73,10 +73,10 @@ func (c *conn) runCommand(ctx context.Context, p command) (protocol.AgentRespons
 	process, err := p.start(ctx, k)
 	if err != nil {
 		k.jobs.drop(k)
-		c.warn("clean up", p.cleanup())
+		c.warn(ctx, "clean up", p.cleanup())
 		return nil, failed(p.code, err)
 	}
-	r := &running{job: k, command: p, conn: c, stuck: make(chan struct{})}
+	r := &running{job: k, command: p, conn: c, ctx: ctx, stuck: make(chan struct{})}
 	if p.timeout > 0 {
 		r.timer = time.AfterFunc(p.timeout, func() { r.overdue.Store(true); r.kill() })
 	}
@@ -94,8 +94,8 @@ func (c *conn) runCommand(ctx context.Context, p command) (protocol.AgentRespons
 }
 
 // warn logs what went wrong behind a client's back.
-func (c *conn) warn(what string, err error) {
+func (c *conn) warn(ctx context.Context, what string, err error) {
 	if err != nil {
-		c.logger.Warn(what, "error", err)
+		c.logger.WarnContext(ctx, what, "error", err)
 	}
 }

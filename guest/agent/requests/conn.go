@@ -81,6 +81,10 @@ func (c *conn) serve() {
 // handle serves one request and answers it.
 func (c *conn) handle(in incoming) {
 	c.traceID = in.TraceID
+	ctx := c.ctx
+	if in.TraceID != nil {
+		ctx = protocol.WithTraceID(ctx, *in.TraceID)
+	}
 	answer, err := protocol.AgentResponse(nil), in.err
 	name := "unknown"
 	if err == nil {
@@ -88,9 +92,9 @@ func (c *conn) handle(in incoming) {
 		if _, chunk := in.Body.(protocol.FileWriteChunkRequest); !chunk {
 			c.abortUpload()
 		}
-		answer, err = c.server.dispatch(c.ctx, c, in.Body)
+		answer, err = c.server.dispatch(ctx, c, in.Body)
 	}
-	c.log(name, err)
+	c.log(ctx, name, err)
 	if err != nil {
 		answer = errorResponse(err)
 	}
@@ -104,21 +108,18 @@ func (c *conn) handle(in incoming) {
 }
 
 // log notes a request that was served. What costs little and comes often is not worth a line.
-func (c *conn) log(name string, err error) {
+func (c *conn) log(ctx context.Context, name string, err error) {
 	level := slog.LevelInfo
 	switch name {
 	case "ping", "file_write_chunk":
 		level = slog.LevelDebug
 	}
 	attributes := []any{"method", name}
-	if c.traceID != nil {
-		attributes = append(attributes, "trace_id", *c.traceID)
-	}
 	if err != nil {
 		level = slog.LevelWarn
 		attributes = append(attributes, "error", err)
 	}
-	c.logger.Log(c.ctx, level, "machine request", attributes...)
+	c.logger.Log(ctx, level, "machine request", attributes...)
 }
 
 // send sends an answer. That it cannot be sent is the connection's end, which ends whatever is served.

@@ -1,6 +1,7 @@
 package requests
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync"
@@ -19,6 +20,7 @@ type running struct {
 	*job
 	command
 	conn    *conn
+	ctx     context.Context // for the log: the request's
 	timer   *time.Timer
 	overdue atomic.Bool // its time was over
 	killing sync.Once
@@ -29,7 +31,7 @@ type running struct {
 // kill ends the command with everything that it has started.
 func (r *running) kill() {
 	r.killing.Do(func() {
-		r.conn.warn("kill command "+r.name, r.job.kill())
+		r.conn.warn(r.ctx, "kill command "+r.name, r.job.kill())
 		time.AfterFunc(killTimeout, func() { close(r.stuck) })
 	})
 }
@@ -40,8 +42,8 @@ func (r *running) end() {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.conn.warn("remove command "+r.name, r.remove())
-	r.conn.warn("clean up after command "+r.name, r.cleanup())
+	r.conn.warn(r.ctx, "remove command "+r.name, r.remove())
+	r.conn.warn(r.ctx, "clean up after command "+r.name, r.cleanup())
 }
 
 // over is closed when the command has ended, everything that it has written was read, and nothing is left of it.
