@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -172,4 +173,46 @@ func TestDecodingCostsInProportion(t *testing.T) {
 			t.Errorf("%s: %d bytes allocated for %d bytes", name, cost, len(text))
 		}
 	}
+}
+
+// TestWriteCompleted writes the bytes that the codec would have, in writes that every vsock passes.
+func TestWriteCompleted(t *testing.T) {
+	for _, result := range []CompletedResponse{
+		{Stdout: []byte{}, Stderr: []byte{}},
+		{ExitCode: -1, Stdout: []byte("a"), Stderr: []byte("bc")},
+		{ExitCode: 255, Stdout: make([]byte, 3*MaxWrite), Stderr: make([]byte, MaxWrite+1)},
+	} {
+		for _, traceID := range []*string{nil, new("tr\"ace")} {
+			message, err := AgentResponses.EncodeEnvelope(Envelope[AgentResponse]{TraceID: traceID, Body: result})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want bytes.Buffer
+			if err := WriteMessage(&want, message); err != nil {
+				t.Fatal(err)
+			}
+			var got smallWrites
+			if err := WriteCompleted(&got, traceID, result); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+				t.Errorf("%v: %.200q, want %.200q", err, got.Bytes(), want.Bytes())
+			}
+			if got.largest > MaxWrite {
+				t.Errorf("a write of %d bytes", got.largest)
+			}
+		}
+	}
+	err := WriteCompleted(io.Discard, nil, CompletedResponse{Stdout: make([]byte, MaxPayload)})
+	if _, ok := errors.AsType[*MessageTooLargeError](err); !ok {
+		t.Errorf("too much output: %v", err)
+	}
+}
+
+// smallWrites notes how long the longest write was.
+type smallWrites struct {
+	bytes.Buffer
+	largest int
+}
+
+func (w *smallWrites) Write(p []byte) (int, error) {
+	w.largest = max(w.largest, len(p))
+	return w.Buffer.Write(p)
 }
