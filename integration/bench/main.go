@@ -48,7 +48,7 @@ func run(ctx context.Context, runs, execs, pods int, jsonPath string) (err error
 
 	report := report{Runs: runs}
 	for _, part := range []func() ([]row, error){
-		b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.network, b.podsAtOnce, b.copies, b.sidecar, b.codec,
+		b.starts, b.execs, b.execsInARow, b.streams, b.memory, b.boots, b.network, b.podsAtOnce, b.requests, b.copies, b.sidecar, b.codec,
 	} {
 		rows, err := part()
 		if err != nil {
