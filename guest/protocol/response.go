@@ -105,6 +105,8 @@ type OverlayInfo struct {
 	RootfsPath string `json:"rootfs_path"`
 	UpperPath  string `json:"upper_path"`
 	WorkPath   string `json:"work_path"`
+	// Image is what the overlay is of: it spares who runs it another request.
+	Image ImageInfo `json:"image,omitzero" wire:"default"`
 }
 
 // StorageStatus is an OKResponse's data for a StorageStatusRequest.

@@ -84,6 +84,7 @@ func (s *Store) PrepareOverlay(image, workload string) (_ protocol.OverlayInfo, 
 	}
 	info := protocol.OverlayInfo{
 		RootfsPath: filepath.Join(dir, rootfsName), UpperPath: filepath.Join(dir, upperName), WorkPath: filepath.Join(dir, workName),
+		Image: found.Info,
 	}
 	if err := s.mountOverlay(info, is.Chain); err != nil {
 		return protocol.OverlayInfo{}, fmt.Errorf("mount the overlay of %s: %w", workload, err)

@@ -37,10 +37,6 @@ func (c *conn) run(ctx context.Context, r protocol.RunRequest) (protocol.AgentRe
 			return nil, failed(protocol.CodeMountFailed, fmt.Errorf("run: mount: %w", err))
 		}
 	}
-	image, err := imageData[protocol.ImageInfo](ctx, c, protocol.QueryRequest{Image: r.Image})
-	if err != nil {
-		return nil, err
-	}
 	workload := "run-" + strings.ToLower(rand.Text())
 	if r.PersistentOverlayID != nil {
 		workload = *r.PersistentOverlayID
@@ -49,11 +45,14 @@ func (c *conn) run(ctx context.Context, r protocol.RunRequest) (protocol.AgentRe
 	}
 	overlay, err := imageData[protocol.OverlayInfo](ctx, c, protocol.PrepareOverlayRequest{Image: r.Image, WorkloadID: workload})
 	if err != nil {
+		if ctx.Err() != nil { // it may have been made all the same
+			c.warn(ctx, "clean up", p.cleanup())
+		}
 		return nil, err
 	}
 	p.kind, p.code = "run", protocol.CodeRunFailed
 	p.start = func(ctx context.Context, k *job) (*container.Process, error) {
-		return k.runImage(ctx, r, image, overlay.RootfsPath)
+		return k.runImage(ctx, r, overlay)
 	}
 	p.started = func(k *job, started *container.Process) string {
 		if r.Detached {
@@ -93,13 +92,13 @@ func (c *conn) removeOverlay(workload string) error {
 	return err
 }
 
-// runImage starts a container with that root directory.
-func (k *job) runImage(ctx context.Context, r protocol.RunRequest, image protocol.ImageInfo, rootfs string) (*container.Process, error) {
-	who, err := userOf(r, image, rootfs)
+// runImage starts a container on an overlay.
+func (k *job) runImage(ctx context.Context, r protocol.RunRequest, overlay protocol.OverlayInfo) (*container.Process, error) {
+	who, err := userOf(r, overlay.Image, overlay.RootfsPath)
 	if err != nil {
 		return nil, err
 	}
-	s := surroundings{image: image, user: who, hostname: strings.TrimPrefix(k.name, namePrefix)}
+	s := surroundings{image: overlay.Image, user: who, hostname: strings.TrimPrefix(k.name, namePrefix)}
 	for _, file := range networkFiles {
 		if _, err := os.Stat(file); err == nil {
 			s.networkFiles = append(s.networkFiles, file)
@@ -113,7 +112,7 @@ func (k *job) runImage(ctx context.Context, r protocol.RunRequest, image protoco
 	if err != nil {
 		return nil, failed(protocol.CodeSerialization, err)
 	}
-	if err := k.containers.Prepare(ctx, protocol.Prepare{ContainerID: k.name, Rootfs: rootfs}); err != nil {
+	if err := k.containers.Prepare(ctx, protocol.Prepare{ContainerID: k.name, Rootfs: overlay.RootfsPath}); err != nil {
 		return nil, failed(protocol.CodeCreateFailed, err)
 	}
 	process, err := k.containers.Run(ctx, protocol.Run{

@@ -48,8 +48,7 @@ func (g *guest) withImage(info protocol.ImageInfo) string {
 		return []protocol.AgentResponse{protocol.OKResponse{Data: raw}}
 	}
 	g.images.answers = map[string][]protocol.AgentResponse{
-		"query":           data(info),
-		"prepare_overlay": data(protocol.OverlayInfo{RootfsPath: rootfs}),
+		"prepare_overlay": data(protocol.OverlayInfo{RootfsPath: rootfs, Image: info}),
 		"cleanup_overlay": {protocol.OKResponse{}},
 	}
 	return rootfs
@@ -89,7 +88,7 @@ func TestRun(t *testing.T) {
 		if got := c.send(test.request); !isCompleted(got, test.code, test.stdout) {
 			t.Errorf("%s: %s", name, show(got))
 		}
-		if got := g.asked(); got != "query prepare_overlay cleanup_overlay" {
+		if got := g.asked(); got != "prepare_overlay cleanup_overlay" {
 			t.Errorf("%s: asked for %s", name, got)
 		}
 	}
@@ -142,7 +141,7 @@ func TestRunDetached(t *testing.T) {
 		e, ok := c.send(protocol.FileReadRequest{Path: root + "/tmp/file"}).(protocol.ErrorResponse)
 		return ok && *e.Code == string(protocol.CodeNotFound)
 	})
-	if got := g.asked(); got != "query prepare_overlay" {
+	if got := g.asked(); got != "prepare_overlay" {
 		t.Errorf("asked for %s", got)
 	}
 }
@@ -158,9 +157,9 @@ func TestRunRefused(t *testing.T) {
 		code    protocol.Code
 		asked   string
 	}{
-		"no command":      {protocol.RunRequest{}, protocol.CodeInvalidRequest, "query prepare_overlay cleanup_overlay"},
-		"no such user":    {protocol.RunRequest{Command: []string{"id"}, User: new("bob")}, protocol.CodeInvalidRequest, "query prepare_overlay cleanup_overlay"},
-		"no such program": {protocol.RunRequest{Command: []string{"nothing"}}, protocol.CodeStartFailed, "query prepare_overlay cleanup_overlay"},
+		"no command":      {protocol.RunRequest{}, protocol.CodeInvalidRequest, "prepare_overlay cleanup_overlay"},
+		"no such user":    {protocol.RunRequest{Command: []string{"id"}, User: new("bob")}, protocol.CodeInvalidRequest, "prepare_overlay cleanup_overlay"},
+		"no such program": {protocol.RunRequest{Command: []string{"nothing"}}, protocol.CodeStartFailed, "prepare_overlay cleanup_overlay"},
 		"no such source": {
 			protocol.RunRequest{Command: []string{"id"}, Mounts: []protocol.Share{{Tag: "/no/such", Target: "/a"}}}, protocol.CodeMountFailed, "",
 		},
@@ -183,10 +182,10 @@ func TestRunRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantError(t, c.send(protocol.RunRequest{Image: "box", Command: []string{"id"}, User: new("root")}), protocol.CodeRunFailed)
-	g.images.answers["query"] = []protocol.AgentResponse{protocol.ErrorResponse{Message: "image box: not found", Code: &code}}
+	g.images.answers["prepare_overlay"] = []protocol.AgentResponse{protocol.ErrorResponse{Message: "image box: not found", Code: &code}}
 	wantError(t, c.send(protocol.RunRequest{Image: "box", Command: []string{"id"}}), protocol.CodeNotFound)
-	g.images.answers["query"] = []protocol.AgentResponse{protocol.ErrorResponse{Message: "it is broken"}}
-	wantError(t, c.send(protocol.RunRequest{Image: "box", Command: []string{"id"}}), protocol.CodeQueryFailed)
+	g.images.answers["prepare_overlay"] = []protocol.AgentResponse{protocol.ErrorResponse{Message: "it is broken"}}
+	wantError(t, c.send(protocol.RunRequest{Image: "box", Command: []string{"id"}}), protocol.CodeOverlayFailed)
 }
 
 // TestImageRequests pass through with all that comes before their last answer, and end with their client.
