@@ -113,13 +113,15 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 	}
 	files := &hostfile.Bringer{Get: a.Data, Logger: logger}
 	jobs := requests.NewJobs()
+	runs := container.NewSet(container.Options{
+		Reaper: children, Streams: jobs, Reporter: jobs, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot,
+		Share: protocol.ShareDir, MountShare: a.Containers().Mount, Unmount: func() error { return nil },
+		Overlays: protocol.OverlaysDir, Crun: crunPath,
+	})
+	a.AlsoStop(runs)
 	server := requests.New(requests.Options{
-		Containers: container.NewSet(container.Options{
-			Reaper: children, Streams: jobs, Reporter: jobs, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot,
-			Share: protocol.ShareDir, MountShare: a.Containers().Mount, Unmount: func() error { return nil },
-			Overlays: protocol.OverlaysDir, Crun: crunPath,
-		}),
-		Jobs: jobs,
+		Containers: runs,
+		Jobs:       jobs,
 		Images: &requests.ImageProgram{
 			Path: protocol.ImagesProgram, Reaper: children, Log: os.Stderr, Logger: logger, CancelTimeout: requests.CancelTimeout,
 		},

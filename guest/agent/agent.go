@@ -98,7 +98,8 @@ type Agent struct {
 	options    Options
 	logger     *slog.Logger
 	containers *container.Set
-	own        *session // the sandbox's
+	others     *container.Set // nil: there are none
+	own        *session       // the sandbox's
 	further    *further
 	processes  *processes
 	data       *data

@@ -349,6 +349,26 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestShutdown ends the agent from inside, once, and the containers of others.
+func TestShutdown(t *testing.T) {
+	f := newFixture(t)
+	others := container.NewSet(container.Options{Logger: slog.New(slog.DiscardHandler), Share: f.share})
+	f.agent.AlsoStop(others)
+	h, _ := f.login(auth("secret"))
+	f.agent.Shutdown()
+	f.agent.bye() // as a stop of the host's at the same time would
+	if in := h.read(); in.Message != (protocol.Bye{Reason: "stopped"}) {
+		t.Errorf("heard %+v", in.Message)
+	}
+	h.conn.Close()
+	if err := others.Prepare(t.Context(), protocol.Prepare{ContainerID: "c", Rootfs: "c/rootfs"}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a container of another set can be made: %v", err)
+	}
+	if err := <-f.ended; err != nil {
+		t.Errorf("the agent has ended: %v", err)
+	}
+}
+
 func TestAnswersRecordIsBounded(t *testing.T) {
 	a := newAnswers()
 	of := func(id uint64) request {

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -11,9 +13,24 @@ import (
 // emulation on a busy host a tenth of a second.
 const byeTimeout = time.Second
 
+// othersPatience is how long containers that are not the host's may take to end with the machine, at most: nobody waits for their exits.
+const othersPatience = 2 * time.Second
+
+// AlsoStop has a stop end the containers of another set as well. It is called before Run.
+func (a *Agent) AlsoStop(others *container.Set) { a.others = others }
+
 // stop ends every container, and with the answer the agent. The host has heard of every exit before it is answered.
 func (a *Agent) stop(ctx context.Context, m protocol.Stop) (answer, func()) {
-	result := done(a.containers.Stop(ctx, time.Duration(min(m.TimeoutMS, maxStopMS))*time.Millisecond))
+	patience := time.Duration(min(m.TimeoutMS, maxStopMS)) * time.Millisecond
+	others := make(chan error, 1)
+	go func() {
+		if a.others == nil {
+			others <- nil
+			return
+		}
+		others <- a.others.Stop(ctx, min(patience, othersPatience))
+	}()
+	result := done(errors.Join(a.containers.Stop(ctx, patience), <-others))
 	ctx, cancel := context.WithTimeout(ctx, byeTimeout)
 	defer cancel()
 	a.own.outbox.flush(ctx)
