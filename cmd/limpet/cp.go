@@ -62,7 +62,7 @@ func parsePlace(text string) (place, error) {
 // intoDirectory is the destination of a file that is copied to a place that is a directory, as it is written or known.
 func (p place) intoDirectory(source string, isDirectory bool) string {
 	if strings.HasSuffix(p.path, "/") || isDirectory {
-		return path.Join(p.path, path.Base(source))
+		return path.Join(p.path, path.Base(path.Clean(source))) // never the directory above
 	}
 	return p.path
 }

@@ -3,6 +3,9 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -120,16 +123,6 @@ func TestUnpackHostile(t *testing.T) {
 		{"file", []*tar.Header{file("x")}, "", []string{"-rw-r--r-- y "}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var archive bytes.Buffer
-			writer := tar.NewWriter(&archive)
-			for _, header := range test.entries {
-				if err := writer.WriteHeader(header); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := writer.Close(); err != nil {
-				t.Fatal(err)
-			}
 			dir := t.TempDir()
 			if err := os.Mkdir(filepath.Join(dir, "into"), 0o700); err != nil {
 				t.Fatal(err)
@@ -137,7 +130,7 @@ func TestUnpackHostile(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(dir, "outside"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			left, err := unpackTree(&archive, "x", filepath.Join(dir, "into"), "y")
+			left, err := unpackTree(archiveOf(t, test.entries), "x", filepath.Join(dir, "into"), "y")
 			if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 				t.Errorf("got %v, want %q", err, test.err)
 			}
@@ -149,4 +142,135 @@ func TestUnpackHostile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestUnpackStaysInTree has archives whose links lead out of the tree, to what lies beside it.
+func TestUnpackStaysInTree(t *testing.T) {
+	file := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o666} }
+	dir := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o777} }
+	link := func(name, to string) *tar.Header {
+		return &tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
+	}
+	hardLink := func(name, to string) *tar.Header {
+		return &tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to}
+	}
+	for _, test := range []struct {
+		name    string
+		there   string // what the link that is there already leads to; empty: there is none
+		entries []*tar.Header
+		err     string
+	}{
+		{"file", "", []*tar.Header{dir("x"), link("x/up", ".."), file("x/up/beside")}, "path escapes"},
+		{"hard link", "", []*tar.Header{dir("x"), link("x/up", ".."), hardLink("x/taken", "x/up/beside")}, "path escapes"},
+		{"directory", "", []*tar.Header{dir("x"), link("x/up", ".."), dir("x/up/dir")}, "path escapes"},
+		{"the tree itself", "", []*tar.Header{link("x", "."), file("x/beside")}, "below what is no directory"},
+		{"a link of the last time", ".", []*tar.Header{file("x/beside")}, "below what is no directory"},
+		{"a directory at a link of the last time", ".", []*tar.Header{dir("x"), file("x/beside")}, "file exists"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			into := t.TempDir()
+			beside := filepath.Join(into, "beside")
+			if err := os.WriteFile(beside, []byte("mine"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if test.there != "" {
+				if err := os.Symlink(test.there, filepath.Join(into, "y")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := unpackTree(archiveOf(t, test.entries), "x", into, "y")
+			if err == nil || !strings.Contains(err.Error(), test.err) {
+				t.Errorf("got %v, want %q", err, test.err)
+			}
+			var is unix.Stat_t
+			text, err := os.ReadFile(beside)
+			if err := errors.Join(err, unix.Stat(beside, &is)); err != nil || string(text) != "mine" || is.Nlink != 1 || is.Mode&0o777 != 0o600 {
+				t.Errorf("beside the tree: %q, %d names, mode %o, %v", text, is.Nlink, is.Mode, err)
+			}
+		})
+	}
+}
+
+// TestUnpackBounded has archives that would take more memory or disk than they have bytes.
+func TestUnpackBounded(t *testing.T) {
+	dir := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755} }
+	t.Run("long name", func(t *testing.T) {
+		entries := []*tar.Header{dir("x"), dir("x/" + strings.Repeat("d/", maxTreeName/2))}
+		if _, err := unpackTree(archiveOf(t, entries), "x", t.TempDir(), "y"); err == nil || !strings.Contains(err.Error(), "more than a path") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("left out", func(t *testing.T) {
+		entries := []*tar.Header{dir("x")}
+		for i := range maxLeft + 10 {
+			entries = append(entries, &tar.Header{Typeflag: tar.TypeFifo, Name: fmt.Sprint("x/", i)})
+		}
+		if left, err := unpackTree(archiveOf(t, entries), "x", t.TempDir(), "y"); err != nil || len(left) != maxLeft {
+			t.Errorf("%d names of what was left out, %v", len(left), err)
+		}
+	})
+	t.Run("the same directory again", func(t *testing.T) {
+		root, err := os.OpenRoot(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		u := &unpacker{parent: root, to: "y"}
+		for _, name := range []string{".", "d", "d", "d/e", "f", ".", "."} {
+			if err := u.add(dir(name), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer u.tree.Close()
+		if len(u.dirs) != 1 {
+			t.Errorf("%d directories are remembered, want that of the top", len(u.dirs))
+		}
+	})
+	t.Run("sparse", func(t *testing.T) {
+		var records string
+		for _, record := range []string{"GNU.sparse.size=65536", "GNU.sparse.numblocks=1", "GNU.sparse.map=65536,0"} {
+			records += fmt.Sprintf("%d %s\n", len(record)+len("NN \n"), record)
+		}
+		var archive bytes.Buffer
+		writer := tar.NewWriter(&archive)
+		if err := writer.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x", Size: int64(len(records))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(writer, records); err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x", Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.Close(); err != nil {
+			t.Fatal(err)
+		}
+		const typeAt, checksumAt = 156, 148 // in the header, of which the checksum is the sum of the bytes
+		first := archive.Bytes()[:512]
+		var sum int
+		if _, err := fmt.Sscanf(string(first[checksumAt:checksumAt+6]), "%o", &sum); err != nil {
+			t.Fatal(err)
+		}
+		copy(first[checksumAt:], fmt.Sprintf("%06o", sum+tar.TypeXHeader-tar.TypeReg))
+		first[typeAt] = tar.TypeXHeader
+		if _, err := unpackTree(&archive, "x", t.TempDir(), "y"); err == nil || !strings.Contains(err.Error(), "has not all of") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// archiveOf is an archive of entries without content.
+func archiveOf(t *testing.T, entries []*tar.Header) *bytes.Buffer {
+	t.Helper()
+	var archive bytes.Buffer
+	writer := tar.NewWriter(&archive)
+	for _, header := range entries {
+		if err := writer.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &archive
 }
