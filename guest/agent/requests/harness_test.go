@@ -1,9 +1,9 @@
 package requests
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -35,6 +35,7 @@ type guest struct {
 	server *Server
 	socket string
 	images fakeImages
+	log    syncBuffer
 	down   chan struct{} // closed by a shutdown
 }
 
@@ -45,8 +46,8 @@ func newGuest(t *testing.T) *guest {
 	}
 	jobs := NewJobs()
 	jobs.last = uint64(rand.Uint32()) * 1000 // all guests on a machine that runs tests have one hierarchy of control groups
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	g := &guest{t: t, socket: filepath.Join(t.TempDir(), "agent.sock"), down: make(chan struct{})}
+	logger := slog.New(protocol.LogTraces(slog.NewTextHandler(&g.log, nil)))
 	g.server = New(Options{
 		Containers: container.NewSet(container.Options{
 			Reaper: theReaper(), Streams: jobs, Reporter: jobs, Logger: logger, Dir: t.TempDir(), CgroupRoot: "/sys/fs/cgroup",
@@ -73,6 +74,24 @@ func newGuest(t *testing.T) *guest {
 		})
 	})
 	return g
+}
+
+// syncBuffer is written by a server and read by a test.
+type syncBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
 }
 
 // await waits until something is true that no event tells of.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +21,10 @@ func TestPing(t *testing.T) {
 	}
 }
 
-func TestTraceIDIsEchoed(t *testing.T) {
-	c := newGuest(t).dial()
+// TestTraceID has the answers and the log say which trace a request is of.
+func TestTraceID(t *testing.T) {
+	g := newGuest(t)
+	c := g.dial()
 	c.say(`{"trace_id":"abc","method":"ping"}`)
 	if got := c.hearEnvelope(); got.TraceID == nil || *got.TraceID != "abc" {
 		t.Errorf("traced ping: %+v", got)
@@ -33,6 +36,9 @@ func TestTraceIDIsEchoed(t *testing.T) {
 	c.say(ping)
 	if got := c.hearEnvelope(); got.TraceID != nil {
 		t.Errorf("ping without a trace: %+v", got)
+	}
+	if log := g.log.String(); !strings.Contains(log, "method=vm_exec trace_id=def") {
+		t.Errorf("the log does not tell of the trace: %s", log)
 	}
 }
 
