@@ -37,26 +37,18 @@ func Code(err error) int {
 	return CodeFailure
 }
 
-// programError tells by its exit status whether a container could not be created or started because of its program.
+// programError tells by its exit status whether a container could not be created or started because of its program. Of one that is in the
+// guest, the guest's crun says so, in words only.
 func programError(err error) error {
 	text := err.Error()
 	code := CodeFailure
 	switch {
-	case errdefs.IsPermissionDenied(err), saysAny(text, "open executable: Permission denied", "Exec format error"):
+	case errdefs.IsPermissionDenied(err), strings.Contains(text, "is not executable"), strings.Contains(text, "is not a regular file"):
 		code = CodeNotExecutable
-	case errdefs.IsNotFound(err), strings.Contains(text, "executable file"), saysAny(text, "cannot find", "exec: No such file"):
+	case errdefs.IsNotFound(err), strings.Contains(text, "executable file") && strings.Contains(text, "not found"):
 		code = CodeNotFound
 	}
 	return &StartError{Err: err, Code: code}
-}
-
-func saysAny(text string, parts ...string) bool {
-	for _, part := range parts {
-		if strings.Contains(text, part) {
-			return true
-		}
-	}
-	return false
 }
 
 // exitOf is how a run ended whose command ended so.
