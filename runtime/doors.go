@@ -23,6 +23,8 @@ const (
 	ConsoleDoor = "console.sock"
 	// CommandDoor has package execsidecar's server behind it, for commands in the containers.
 	CommandDoor = "exec.sock"
+	// SSHAgentDoor lets a container use an ssh-agent of the visitor's, see SSHAgentRequest.
+	SSHAgentDoor = "ssh-agent.sock"
 	// client.SessionDoor has a further session behind it, client.LogDoor the guest's log.
 )
 
@@ -38,6 +40,7 @@ func (s *Sandbox) openDoors() error {
 		{"unix", client.SessionDoor, s.servePort(protocol.WorkloadPort)},
 		{"unix", client.LogDoor, s.servePort(protocol.LogPort)},
 		{"unixpacket", CommandDoor, s.serveCommand},
+		{"unix", SSHAgentDoor, s.serveSSHAgent},
 	} {
 		if err := s.openDoor(d.network, d.name, d.serve); err != nil {
 			return err

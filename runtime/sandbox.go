@@ -60,6 +60,7 @@ type Sandbox struct {
 	began       time.Time
 
 	egress   *egressGuard // nil: everything may be reached
+	sshAgent sync.Mutex   // held while a container has an ssh-agent
 	frame    frame
 	resizing chan struct{}             // held while the machine is resized
 	volumes  sharing[string, struct{}] // in the guest's memory, by name; they stay

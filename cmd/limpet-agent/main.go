@@ -22,6 +22,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/pod"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/agent/requests"
+	"github.com/limpet-run/limpet/guest/agent/sshagent"
 	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/agent/volume"
 	"github.com/limpet-run/limpet/guest/protocol"
@@ -75,6 +76,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	runc.Monitor = children.Monitor()
 	inside := &guest{}
 	server := streams.New(logger, inside)
+	rootOf := func(container string) (*os.File, error) { return inside.containers.Root(container) }
 	a := agent.New(agent.Options{
 		Version:  version,
 		BootID:   strings.TrimSpace(string(bootID)),
@@ -83,6 +85,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		Machine:  hardware{},
 		Volumes:  volume.NewSet(protocol.VolumesDir),
 		Resolver: dns.New(dialHost, logger),
+		SSHAgent: sshagent.New(rootOf, dialHost, logger),
 		Containers: container.Options{
 			Reaper: children, Streams: server, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
 			Overlays:   protocol.OverlaysDir,

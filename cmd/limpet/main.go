@@ -76,6 +76,7 @@ func commands() []*cli.Command {
 				consoleCommand(),
 				statsCommand(),
 				forwardCommand(),
+				sshAgentCommand(),
 				pullCommand(),
 				imagesCommand(),
 				agentCommand(),

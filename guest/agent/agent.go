@@ -79,6 +79,13 @@ type Resolver interface {
 	Resolve(m protocol.Resolver) error
 }
 
+// SSHAgent is the user's ssh-agent in containers.
+type SSHAgent interface {
+	Offer(m protocol.SSHAgent) error
+	// Forget lets go of a container.
+	Forget(container string)
+}
+
 // Options are what an agent needs of its surroundings.
 type Options struct {
 	Version string // the agent's
@@ -89,6 +96,7 @@ type Options struct {
 	Machine    Machine
 	Volumes    Volumes
 	Resolver   Resolver
+	SSHAgent   SSHAgent
 	Containers container.Options // Reporter is set by New
 	Logger     *slog.Logger
 }

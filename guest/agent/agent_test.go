@@ -51,6 +51,12 @@ func (m *fakeMachine) AwaitMemory(_ context.Context, bytes uint64) error {
 	return nil
 }
 
+// fakeSSHAgent is in no container.
+type fakeSSHAgent struct{}
+
+func (fakeSSHAgent) Offer(protocol.SSHAgent) error { return nil }
+func (fakeSSHAgent) Forget(string)                 {}
+
 // fixture is an agent that dials the test.
 type fixture struct {
 	t       *testing.T
@@ -68,6 +74,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f.agent = New(Options{
 		Version: "test", BootID: "boot", CID: 3, Machine: f.machine, Volumes: f.volumes, Logger: slog.New(slog.DiscardHandler),
+		SSHAgent: fakeSSHAgent{},
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			select {

@@ -157,6 +157,7 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 	case protocol.Prepare:
 		return done(a.containers.Prepare(ctx, m))
 	case protocol.Remove:
+		a.options.SSHAgent.Forget(m.ContainerID)
 		return done(a.containers.Remove(m))
 	case protocol.Signal:
 		return done(a.containers.Signal(m))
@@ -174,6 +175,8 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 		return done(a.options.Volumes.Mount(m))
 	case protocol.Unmount:
 		return done(a.options.Volumes.Unmount(m))
+	case protocol.SSHAgent:
+		return done(a.options.SSHAgent.Offer(m))
 	case protocol.Resolver:
 		return done(a.options.Resolver.Resolve(m))
 	}

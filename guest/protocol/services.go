@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -83,4 +84,27 @@ func ReadDNS(r io.Reader, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("read DNS message: %w", err)
 	}
 	return message, nil
+}
+
+// CopySSHAgentMessage copies a request to an ssh-agent, or its answer, with the length before it. io.EOF: there is none.
+func CopySSHAgentMessage(w io.Writer, r io.Reader) error {
+	var length [4]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return err
+	}
+	size := binary.BigEndian.Uint32(length[:])
+	if size == 0 || size > MaxSSHAgentMessage {
+		return fmt.Errorf("ssh-agent message of %d bytes: want 1 to %d: %w", size, MaxSSHAgentMessage, errdefs.ErrOutOfRange)
+	}
+	message := io.MultiReader(bytes.NewReader(length[:]), io.LimitReader(r, int64(size)))
+	buffer := make([]byte, MaxWrite)
+	// Without the methods by which connections are copied at once, in writes of any size.
+	copied, err := io.CopyBuffer(struct{ io.Writer }{w}, message, buffer)
+	if err == nil && copied < int64(len(length))+int64(size) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("ssh-agent message: %w", err)
+	}
+	return nil
 }

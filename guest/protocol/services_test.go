@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"strings"
 	"testing"
@@ -36,5 +37,29 @@ func TestReadDNSRefuses(t *testing.T) {
 		if _, err := ReadDNS(strings.NewReader(wire), MaxQuestion); err == nil {
 			t.Errorf("%q was read", wire)
 		}
+	}
+}
+
+func TestCopySSHAgentMessage(t *testing.T) {
+	message := func(length uint32, size int) string {
+		return string(binary.BigEndian.AppendUint32(nil, length)) + strings.Repeat("m", size)
+	}
+	for _, size := range []int{1, MaxWrite, MaxSSHAgentMessage} {
+		var copied bytes.Buffer
+		wire := message(uint32(size), size)
+		source := strings.NewReader(wire + "next")
+		if err := CopySSHAgentMessage(&copied, source); err != nil || copied.String() != wire || source.Len() != len("next") {
+			t.Errorf("%d bytes: copied %d, %d are left, %v", size, copied.Len(), source.Len(), err)
+		}
+	}
+	for name, wire := range map[string]string{
+		"empty": message(0, 0), "too long": message(MaxSSHAgentMessage+1, 0), "cut": message(5, 4), "cut length": "\x00\x00",
+	} {
+		if err := CopySSHAgentMessage(io.Discard, strings.NewReader(wire)); err == nil || err == io.EOF {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := CopySSHAgentMessage(io.Discard, strings.NewReader("")); err != io.EOF {
+		t.Errorf("nothing: %v", err)
 	}
 }

@@ -13,17 +13,15 @@ func (b Build) GuestImage(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	program, overlay := filepath.Join(dir, "guestinit"), filepath.Join(dir, "overlay")
-	for _, args := range [][]string{
-		{"build", "-ldflags", "-s -w", "-o", program, "./integration/cmd/guestinit"},
-		{"run", "./guest/image", "-agent", program, "-crun", program, "-out", overlay},
-	} {
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the image has no libraries
-		if err := Run(cmd).Err(); err != nil {
-			return "", err
-		}
+	program, err := Program(ctx, dir, "guestinit")
+	if err != nil {
+		return "", err
+	}
+	overlay := filepath.Join(dir, "overlay")
+	cmd := exec.CommandContext(ctx, "go", "run", "./guest/image", "-agent", program, "-crun", program, "-out", overlay)
+	cmd.Dir = root
+	if err := Run(cmd).Err(); err != nil {
+		return "", err
 	}
 	// The kernel unpacks archives that follow each other into the same place; a later file replaces an earlier one.
 	var image []byte
@@ -36,4 +34,17 @@ func (b Build) GuestImage(ctx context.Context, dir string) (string, error) {
 	}
 	path := filepath.Join(dir, "image")
 	return path, os.WriteFile(path, image, 0o600)
+}
+
+// Program builds a program of integration/cmd, which needs no library, into dir and returns its path.
+func Program(ctx context.Context, dir, name string) (string, error) {
+	root, err := repository()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", program, "./integration/cmd/"+name)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return program, Run(cmd).Err()
 }
