@@ -72,7 +72,7 @@ func forwardUntilEnd(c *cli.Context) error {
 	dial := func(ctx context.Context, port uint16) (protocol.HalfCloser, error) {
 		stream, err := dialPort(ctx, found, port)
 		if err != nil && ctx.Err() == nil {
-			fmt.Fprintf(c.App.ErrWriter, "limpet: connection to port %d reset: %v\n", port, err)
+			fmt.Fprintf(c.App.ErrWriter, "limpet: connection to port %d reset: %s\n", port, errorText(err))
 		}
 		return stream, err
 	}

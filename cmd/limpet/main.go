@@ -117,12 +117,12 @@ func (e statusError) Error() string {
 	return e.err.Error()
 }
 
-// errorText is what there is to say of an error.
+// errorText is what there is to say of an error, a part of which may be the guest's word.
 func errorText(err error) string {
 	if err == nil || errors.Is(err, errFailed) {
 		return ""
 	}
-	return err.Error()
+	return printableLines(err.Error())
 }
 
 func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/doctor"
@@ -116,6 +117,23 @@ func TestPrintFinding(t *testing.T) {
 		var text strings.Builder
 		if printFinding(&text, doctor.Finding{Check: test.check}); text.String() != test.want {
 			t.Errorf("got %q, want %q", text.String(), test.want)
+		}
+	}
+}
+
+// TestErrorText has errors with the guest's word in them: it may not speak to the terminal.
+func TestErrorText(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{errFailed, ""},
+		{errors.New("one\n\ttwo ü"), "one\n\ttwo ü"},
+		{fmt.Errorf("guest: %w", &protocol.Error{Message: "\x1b]52;c;eA==\a\r\u009b2J\u202e\xff"}), "guest: ?]52;c;eA==???2J??"},
+	} {
+		if got := errorText(test.err); strings.ReplaceAll(got, "\ufffd", "?") != test.want {
+			t.Errorf("%v: got %q, want %q", test.err, got, test.want)
 		}
 	}
 }

@@ -54,7 +54,7 @@ func (p *progress) show() {
 	if p.text == "" && !p.shown {
 		return
 	}
-	fmt.Fprintf(p.file, "\r\x1b[K%s", p.text)
+	fmt.Fprintf(p.file, "\r\x1b[K%s", printable(p.text)) // the guest's word may be in it
 	p.shown = p.text != ""
 }
 

@@ -16,7 +16,7 @@ func TestPrintSandboxes(t *testing.T) {
 			Namespace: "default", ID: "web", State: runtime.SandboxRunning, Holder: runtime.HostProcess{PID: 11}, VCPUs: 2, MemoryMiB: 1536,
 			Began: now.Add(-2 * time.Minute),
 			Containers: []runtime.ContainerInfo{
-				{ID: "web", State: runtime.StateRunning, PID: 12, Image: "image:1", Created: now.Add(-time.Minute)},
+				{ID: "web", State: runtime.StateRunning, PID: 12, Image: "image\x1b[2J:1", Created: now.Add(-time.Minute)},
 				{ID: "job", State: runtime.StateStopped, Exit: &runtime.ExitRecord{Code: 3}, Created: now.Add(-time.Second)},
 				{ID: "new", Created: now},
 			},
@@ -29,7 +29,7 @@ func TestPrintSandboxes(t *testing.T) {
 	want := []string{
 		"NAMESPACE SANDBOX CONTAINER STATE PID VCPUS MEMORY AGE NAME IMAGE",
 		"default web - running 11 2 1.5GiB 2 minutes - -",
-		"default web web running 12 - - About a minute - image:1",
+		"default web web running 12 - - About a minute - image?[2J:1",
 		"default web job stopped (3) - - - 1 second - -",
 		"default web new creating - - - Less than a second - -",
 		"k8s.io 0123456789abc - orphaned 0 1 256MiB About an hour default/pod -",

@@ -140,7 +140,7 @@ func (r *relay) relay(ctx context.Context) {
 			received = unix.SIGKILL
 		}
 		if err := run.Signal(ctx, received); err != nil && !errdefs.IsNotFound(err) {
-			fmt.Fprintf(os.Stderr, "limpet: %v\n", err)
+			fmt.Fprintln(os.Stderr, "limpet:", errorText(err))
 		}
 	}
 }
