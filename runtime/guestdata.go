@@ -43,15 +43,23 @@ func (d guestData) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("the host has no file for %q: %w", name, errdefs.ErrNotFound)
 	}
 	if err != nil {
-		return nil, err
+		return nil, unreadable(name, err)
 	}
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxGuestData+1))
 	if err != nil {
-		return nil, err
+		return nil, unreadable(name, err)
 	}
 	if len(content) > maxGuestData {
 		return nil, fmt.Errorf("the file for %q has more than %d bytes: %w", name, maxGuestData, errdefs.ErrResourceExhausted)
 	}
 	return content, nil
+}
+
+// unreadable is why a file cannot be read, without its path, which is none of the guest's business.
+func unreadable(name string, err error) error {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err
+	}
+	return fmt.Errorf("the file for %q cannot be read: %w", name, err)
 }

@@ -32,6 +32,10 @@ func TestGuestData(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+	data["directory"] = dir
+	if _, err := data.read("directory"); err == nil || strings.Contains(err.Error(), dir) {
+		t.Errorf("directory: %v, which the guest is told", err)
+	}
 	if _, err := data.read("larger"); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("larger: %v", err)
 	}

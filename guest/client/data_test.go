@@ -1,8 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +32,32 @@ func TestDataIsGivenByName(t *testing.T) {
 		}
 		synctest.Wait()
 		g.readCommand()
+	})
+}
+
+// TestAskingFloodsNoLog has a guest that asks without end.
+func TestAskingFloodsNoLog(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var log bytes.Buffer
+		w.logger = slog.New(slog.NewTextHandler(&log, nil))
+		g, _ := w.connect()
+		const times = 100
+		for range times {
+			g.notify(protocol.DataRequest{Name: "shadow"})
+			g.respond(g.readCommand(), protocol.OK{})
+		}
+		synctest.Wait()
+		if lines := strings.Count(log.String(), "shadow"); lines == 0 || lines > warningsPerSecond {
+			t.Errorf("%d lines of log for %d questions, want at most %d", lines, times, warningsPerSecond)
+		}
+		g.notify(protocol.DataRequest{Name: strings.Repeat("x", maxAskedName+1)})
+		if in, err := g.Read(); err == nil {
+			t.Errorf("a name that is too long is answered with %T", in.Message)
+		}
+		synctest.Wait()
+		if log.Len() > 16<<10 {
+			t.Errorf("%d bytes of log", log.Len())
+		}
 	})
 }
 

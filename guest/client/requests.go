@@ -72,7 +72,7 @@ func (r *Requests) Receive(ctx context.Context) (protocol.AgentResponse, error) 
 		if failed.Code != nil {
 			e.Code = protocol.Code(*failed.Code)
 		}
-		return nil, e
+		return nil, protocol.NewError(e) // which is not long
 	}
 	return answer.Body, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/containerd/errdefs"
 
@@ -52,18 +53,19 @@ func (r *Requests) accepted(ctx context.Context, request protocol.AgentRequest) 
 	return nil
 }
 
-// Download writes a file of the guest to a writer and returns its length. After an error of the writer the connection is closed.
+// Download writes a file of the guest to a writer and returns its length, at most protocol.MaxFile. After an error of the writer the
+// connection is closed.
 func (r *Requests) Download(ctx context.Context, path string, to io.Writer) (uint64, error) {
-	return r.receiveData(ctx, protocol.FileReadRequest{Path: path}, to)
+	return r.receiveData(ctx, protocol.FileReadRequest{Path: path}, protocol.MaxFile, to)
 }
 
 // ExportLayer writes a layer of an image in the guest, a tar archive, to a writer and returns its length.
 func (r *Requests) ExportLayer(ctx context.Context, digest string, index uint64, to io.Writer) (uint64, error) {
-	return r.receiveData(ctx, protocol.ExportLayerRequest{ImageDigest: digest, LayerIndex: index}, to)
+	return r.receiveData(ctx, protocol.ExportLayerRequest{ImageDigest: digest, LayerIndex: index}, math.MaxUint64, to)
 }
 
-// receiveData sends a request that is answered by chunks of data.
-func (r *Requests) receiveData(ctx context.Context, request protocol.AgentRequest, to io.Writer) (uint64, error) {
+// receiveData sends a request that is answered by chunks of data, of at most limit bytes together.
+func (r *Requests) receiveData(ctx context.Context, request protocol.AgentRequest, limit uint64, to io.Writer) (uint64, error) {
 	answer, err := r.Do(ctx, request, nil)
 	for received := uint64(0); ; answer, err = r.Receive(ctx) {
 		if err != nil {
@@ -73,6 +75,10 @@ func (r *Requests) receiveData(ctx context.Context, request protocol.AgentReques
 		if !ok {
 			_ = r.Close()
 			return received, unexpectedAnswer(answer)
+		}
+		if uint64(len(chunk.Data)) > limit-received {
+			_ = r.Close()
+			return received, fmt.Errorf("the agent sends more than %d bytes: %w", limit, errdefs.ErrResourceExhausted)
 		}
 		n, err := to.Write(chunk.Data)
 		received += uint64(n)

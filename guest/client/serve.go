@@ -92,13 +92,16 @@ func (s *Session) notice(message protocol.GuestMessage) error {
 	case protocol.Progress:
 		s.logger.Debug("guest's progress", "call", m.CallID, "message", m.Message)
 	case protocol.DataRequest:
+		if len(m.Name) > maxAskedName {
+			return fmt.Errorf("the guest asks for a name of %d bytes: %w", len(m.Name), errdefs.ErrInvalidArgument)
+		}
 		select {
 		case s.asked <- m.Name:
 		default: // the guest asks again for what it needs
-			s.logger.Warn("the guest asks for too much at once")
+			s.warn("the guest asks for too much at once")
 		}
 	case protocol.Bye:
-		return fmt.Errorf("%w: %q", errBye, m.Reason)
+		return fmt.Errorf("%w: %.256q", errBye, m.Reason)
 	default:
 		return fmt.Errorf("unexpected notification %T: %w", message, errdefs.ErrInvalidArgument)
 	}

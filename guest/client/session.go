@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/time/rate"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 )
@@ -60,12 +61,13 @@ type Session struct {
 	logger    *slog.Logger
 	name      string // of a further session
 
-	ctx   context.Context // ends when the session is to end; its cause is why
-	end   context.CancelCauseFunc
-	ready chan struct{} // closed after the first handshake
-	acks  chan struct{} // holds one element if there is something new to acknowledge
-	asked chan string   // names that the guest has asked for
-	done  chan struct{} // closed when the session is over
+	ctx      context.Context // ends when the session is to end; its cause is why
+	end      context.CancelCauseFunc
+	ready    chan struct{} // closed after the first handshake
+	acks     chan struct{} // holds one element if there is something new to acknowledge
+	asked    chan string   // names that the guest has asked for
+	warnings *rate.Limiter // of what the guest can bring about at will
+	done     chan struct{} // closed when the session is over
 
 	mu       sync.Mutex
 	hello    protocol.Hello // the first of a handshake that succeeded
@@ -92,6 +94,7 @@ func New(transport Transport, options Options) *Session {
 		ready:     make(chan struct{}),
 		acks:      make(chan struct{}, 1),
 		asked:     make(chan string, maxAsked),
+		warnings:  rate.NewLimiter(warningsPerSecond, warningsPerSecond),
 		done:      make(chan struct{}),
 		calls:     make(map[uint64]*call),
 		lastCall:  firstCallID(),

@@ -111,6 +111,7 @@ func decodeError(payload []byte) (*Error, error) {
 	if err := decodeWhole(payload, decodeErrorFields, reflect.ValueOf(&e).Elem()); err != nil {
 		return nil, fmt.Errorf("decode error response: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	e.Message = truncate(e.Message, maxErrorMessage) // longer than NewError makes any
 	return &e, nil
 }
 
