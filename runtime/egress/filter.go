@@ -23,8 +23,8 @@ const (
 	maxChain = 16
 	// maxAddresses is how many addresses of an answer are passed on.
 	maxAddresses = 64
-	// refusalsPerSecond is how many refused names are logged, with bursts of as many.
-	refusalsPerSecond = 10
+	// logsPerSecond is how many lines are logged about what the guest asks, with bursts of as many.
+	logsPerSecond = 10
 	// ednsSize is how long an answer over UDP may be that is asked for: it fits into a packet anywhere (dnsflagday.net/2020).
 	ednsSize = 1232
 	// maxUDP is the longest answer over UDP that the guest is given: its loopback takes it whole.
@@ -50,15 +50,22 @@ type Filter struct {
 	policy    Policy
 	upstream  *upstream
 	admission *admission
-	log       *slog.Logger
-	refusals  *rate.Limiter
+	logger    *slog.Logger
+	logs      *rate.Limiter
 }
 
 // NewFilter makes a filter.
 func NewFilter(options FilterOptions) *Filter {
 	return &Filter{
 		policy: options.Policy, upstream: &upstream{servers: options.Servers}, admission: newAdmission(options.Logger),
-		log: options.Logger, refusals: rate.NewLimiter(refusalsPerSecond, refusalsPerSecond),
+		logger: options.Logger, logs: rate.NewLimiter(logsPerSecond, logsPerSecond),
+	}
+}
+
+// log logs what the guest can bring about as often as it likes.
+func (f *Filter) log(level slog.Level, text string, args ...any) {
+	if f.logs.Allow() {
+		f.logger.Log(context.Background(), level, text, args...)
 	}
 }
 
@@ -91,7 +98,7 @@ func (f *Filter) answer(ctx context.Context, kind byte, packed []byte) []byte {
 	reply.Truncate(size)
 	answer, err := reply.Pack()
 	if err != nil {
-		f.log.Warn("an answer for a name cannot be passed on", "error", err)
+		f.log(slog.LevelWarn, "an answer for a name cannot be passed on", "error", err)
 		return nil
 	}
 	return answer
@@ -119,9 +126,7 @@ func (f *Filter) reply(ctx context.Context, question *dns.Msg) *dns.Msg {
 		if options := reply.IsEdns0(); options != nil {
 			options.Option = append(options.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeProhibited})
 		}
-		if f.refusals.Allow() {
-			f.log.Info("name refused by the egress policy", "name", asked.Name, "type", dns.TypeToString[asked.Qtype])
-		}
+		f.log(slog.LevelInfo, "name refused by the egress policy", "name", asked.Name, "type", dns.TypeToString[asked.Qtype])
 		return reply
 	}
 	if !slices.Contains(passed, asked.Qtype) {
@@ -132,7 +137,7 @@ func (f *Filter) reply(ctx context.Context, question *dns.Msg) *dns.Msg {
 		err = f.pass(asked, found, reply)
 	}
 	if err != nil {
-		f.log.Warn("name not resolved", "name", asked.Name, "error", err)
+		f.log(slog.LevelWarn, "name not resolved", "name", asked.Name, "error", err)
 		reply.Rcode, reply.Answer, reply.Ns = dns.RcodeServerFailure, nil, nil
 	}
 	return reply
@@ -155,7 +160,8 @@ func (f *Filter) pass(asked dns.Question, found, reply *dns.Msg) error {
 			continue
 		}
 		if !f.policy.AcceptsAnswer(address) {
-			f.log.Warn("address refused that a name has, as it is no public one: list its range in the egress policy if it is meant to be reached",
+			f.log(slog.LevelWarn,
+				"address refused that a name has, as it is no public one: list its range in the egress policy if it is meant to be reached",
 				"name", asked.Name, "address", address)
 			continue
 		}

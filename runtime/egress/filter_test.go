@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -209,6 +210,23 @@ func TestFilter(t *testing.T) {
 				t.Errorf("%s: %v is good for too long", test.name, record)
 			}
 		}
+	}
+}
+
+// TestFilterFloodsNoLog has a guest that asks without end what is not answered.
+func TestFilterFloodsNoLog(t *testing.T) {
+	var log bytes.Buffer
+	filter, _ := newTestFilter(t, newNameServer(t, testZone).address)
+	filter.logger = slog.New(slog.NewTextHandler(&log, nil))
+	began := time.Now()
+	for range 30 {
+		for _, name := range []string{"loop.wild.test.", "local.wild.test.", "other.test."} {
+			ask(t, filter, protocol.ResolverDatagrams, name, dns.TypeA, 0)
+		}
+	}
+	most := int(time.Since(began).Seconds()*logsPerSecond) + logsPerSecond + 1
+	if lines := bytes.Count(log.Bytes(), []byte("\n")); lines == 0 || lines > most {
+		t.Errorf("%d lines of log, want at most %d", lines, most)
 	}
 }
 

@@ -104,9 +104,13 @@ func isHostName(name string) bool {
 	return true
 }
 
-// AllowsName tells whether a host may be reached by this name.
+// AllowsName tells whether a host may be reached by this name. One with a part that has a dot in it, written "\.", is none of a host's: it
+// would look as if it were below another name.
 func (p Policy) AllowsName(name string) bool {
 	name = normalize(name)
+	if !isHostName(name) {
+		return false
+	}
 	for _, host := range p.hosts {
 		if host.wildcard && strings.HasSuffix(name, "."+host.name) || !host.wildcard && name == host.name {
 			return true

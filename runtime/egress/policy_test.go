@@ -66,6 +66,7 @@ func TestAllowsName(t *testing.T) {
 	for name, want := range map[string]bool{
 		"example.org": true, "EXAMPLE.org.": true, "www.example.org": false, "example.org.evil.test": false, "notexample.org": false,
 		"a.example.com": true, "a.B.example.com.": true, "example.com": false, "notexample.com": false, "": false, ".": false,
+		`x\.example.com`: false, `a.x\.example.com`: false, `\001.example.com`: false, "_dmarc.example.com": true,
 	} {
 		if got := policy.AllowsName(name); got != want {
 			t.Errorf("%q: %v", name, got)

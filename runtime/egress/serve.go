@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -49,7 +50,7 @@ func (f *Filter) Serve(ctx context.Context, listener Listener) error {
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			defer conn.Close()
 			if err := f.serveConn(ctx, conn); !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				f.log.Warn("connection of the guest's resolver ended", "error", err)
+				f.log(slog.LevelWarn, "connection of the guest's resolver ended", "error", err)
 			}
 		})
 	}
