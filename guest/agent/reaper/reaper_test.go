@@ -1,13 +1,16 @@
 package reaper
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +64,50 @@ func TestExitCodes(t *testing.T) {
 		if _, err := child.Pidfd(); err == nil {
 			t.Error("pidfd after the end")
 		}
+	}
+}
+
+// TestSignalGroup ends a process with what it started, and alone if it leads no group.
+func TestSignalGroup(t *testing.T) {
+	r := started()
+	for _, leads := range []bool{true, false} {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		script := "echo up; exec sleep 1000"
+		if leads {
+			script = "sh -c '" + script + "' & wait"
+		}
+		command := exec.Command("sh", "-c", script)
+		command.Stdout = write
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: leads}
+		hold := r.Hold()
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		child := hold.Claim(command.Process.Pid)
+		hold.Release()
+		write.Close()
+		lines := bufio.NewReader(read)
+		if line, err := lines.ReadString('\n'); line != "up\n" || err != nil {
+			t.Fatalf("read %q, %v", line, err)
+		}
+		if err := child.SignalGroup(unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		if exit := wait(t, child); exit.Code() != 137 {
+			t.Errorf("leads a group %t: code %d", leads, exit.Code())
+		}
+		if leads {
+			if _, err := lines.ReadByte(); err != io.EOF {
+				t.Errorf("what it started goes on: %v", err)
+			}
+		}
+		if err := child.SignalGroup(unix.SIGKILL); err != nil {
+			t.Errorf("after the end: %v", err)
+		}
+		read.Close()
 	}
 }
 
