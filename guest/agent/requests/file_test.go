@@ -38,6 +38,21 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
+// FuzzParsePath never leads above a root.
+func FuzzParsePath(f *testing.F) {
+	f.Add("/etc/hosts")
+	f.Add("/run/limpet/containers/c1/rootfs/../x")
+	f.Fuzz(func(t *testing.T, name string) {
+		p, err := parsePath(name)
+		if err != nil {
+			return
+		}
+		if p.below == "" || p.below[0] == '/' || strings.Contains("/"+p.below+"/", "/../") || strings.ContainsRune(p.container, '/') {
+			t.Errorf("%q leads to %+v", name, p)
+		}
+	})
+}
+
 // wantOK wants a request to be done.
 func wantOK(t *testing.T, answer protocol.AgentResponse) {
 	t.Helper()

@@ -2,6 +2,7 @@ package requests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -189,16 +190,19 @@ func (c *collection) add(output *[]byte, data []byte) error {
 	return c.failed
 }
 
+var errReleased = errors.New("nobody waits for the command's output any more")
+
 func (c *collection) error() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failed
 }
 
-// release forgets what was collected.
+// release forgets what was collected, and what may still come of a command that does not end.
 func (c *collection) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.failed = errReleased
 	c.server.discard(len(c.stdout) + len(c.stderr))
 	c.stdout, c.stderr = nil, nil
 }

@@ -3,8 +3,10 @@ package requests
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +85,43 @@ func TestTooLarge(t *testing.T) {
 	liar.Close()
 	if _, ok := g.dial().ask(ping).(protocol.PongResponse); !ok {
 		t.Error("the server does not live")
+	}
+}
+
+// TestLargeMessages has one large message be read at a time.
+func TestLargeMessages(t *testing.T) {
+	g := newGuest(t)
+	const size = largeMessage + 1
+	large := append([]byte(ping), bytes.Repeat([]byte(" "), size-len(ping))...)
+	first, second := g.dial(), g.dial()
+	if _, err := first.Write(binary.BigEndian.AppendUint32(nil, size)); err != nil {
+		t.Fatal(err)
+	}
+	g.await("the first one is being read", func() bool { return len(g.server.large) == 1 })
+	go func() {
+		if err := protocol.WriteMessage(second, large); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, ok := g.dial().ask(ping).(protocol.PongResponse); !ok {
+		t.Error("a small message waits for a large one")
+	}
+	if err := second.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the second one was read: %v", err)
+	}
+	if err := second.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Write(large); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*client{first, second} {
+		if _, ok := c.hear().(protocol.PongResponse); !ok {
+			t.Error("not answered")
+		}
 	}
 }
 
