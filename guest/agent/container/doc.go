@@ -24,6 +24,12 @@
 // until the output has been read to its end, at most drainTimeout after the process's death: what the process left behind may hold the
 // pipe for ever, and the host may read slowly or not at all. Of a container's exits the init's is the last.
 //
+// # A command
+//
+// A program in the machine itself (Command) is a container without a container: one process among the agent's own namespaces and files, with
+// an id, a control group and streams like an init's. It is running from the start on; what it leaves running at its end goes on, and its
+// control group is removed when that has ended, too.
+//
 // # Namespaces
 //
 // A container has namespaces of its own, or those of the pod (package pod) or of another container that runs, where its specification has
