@@ -24,6 +24,10 @@ const (
 // sendTimeout is how long a server may take to read a signal: it does nothing else meanwhile.
 const sendTimeout = 5 * time.Second
 
+// startPatience is how long a command may still take to start when its client is asked to end: it may run already, and its server be about
+// to say so.
+const startPatience = time.Second
+
 // errLost is what becomes of a command whose server ends before it.
 var errLost = errors.New("the server is gone: what becomes of the command is not known")
 
@@ -151,8 +155,8 @@ type answer struct {
 	err  error
 }
 
-// attend passes on signals until the command has ended. One whose command does not run yet is ended by those that end a program, and keeps
-// the others for it.
+// attend passes on signals until the command has ended. Those that come before it runs are kept for it; one that ends a program ends the
+// client if the command does not start soon.
 func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 	answers := make(chan answer)
 	done := make(chan struct{})
@@ -160,6 +164,8 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 	go hear(conn, answers, done)
 	running := false
 	var kept []unix.Signal
+	var overdue <-chan time.Time // that the command starts
+	var last unix.Signal         // what ends the client then
 	for {
 		select {
 		case answer := <-answers:
@@ -179,7 +185,7 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 			if !started.OK {
 				return Result{}, &StartError{started.Errno, started.Message}
 			}
-			running = true
+			running, overdue = true, nil
 			for _, signal := range kept {
 				act(conn, signal)
 			}
@@ -188,11 +194,14 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 			switch {
 			case running:
 				act(conn, signal)
-			case ends(signal):
-				return Result{ResultSignaled, int32(signal)}, nil
 			case !slices.Contains(kept, signal):
 				kept = append(kept, signal)
 			}
+			if !running && ends(signal) && overdue == nil {
+				overdue, last = time.After(startPatience), signal
+			}
+		case <-overdue:
+			return Result{ResultSignaled, int32(last)}, nil
 		}
 	}
 }
