@@ -38,11 +38,11 @@ var egressZone = map[string][]string{
 func (s *scope) egressWorld() {
 	s.Helper()
 	for _, address := range []string{egressAllowed, egressOther, egressRange, egressServer, egressAllowed6, egressOther6} {
-		bits := "/32"
+		bits, flag := "/32", ""
 		if strings.Contains(address, ":") {
-			bits = "/128"
+			bits, flag = "/128", "nodad" // it can be listened at then
 		}
-		s.ip("-n %s address add %s%s dev lo", daemon.Namespace, address, bits)
+		s.ip("-n %s address add %s%s dev lo %s", daemon.Namespace, address, bits, flag)
 		s.Cleanup(func() {
 			if err := harness.Run(exec.Command("ip", "-n", daemon.Namespace, "address", "delete", address+bits, "dev", "lo")).Err(); err != nil {
 				s.Error(err)
@@ -126,10 +126,10 @@ func wantEgress(t *testing.T, said string) {
 	for _, match := range line.FindAllStringSubmatch(said, -1) {
 		found[match[1]] = match
 	}
-	const refused = "Connection refused"
+	const refused, noSuchName = "Connection refused", "NXDOMAIN"
 	for name, want := range map[string]string{
 		"resolve": egressAllowed, "resolve6": egressAllowed6, "allowed": "page of " + egressAllowed, "allowed6": "page of " + egressAllowed6,
-		"range": "page of " + egressRange, "early-address": refused, "resolve-other": "NXDOMAIN", "other": refused, "other6": refused,
+		"range": "page of " + egressRange, "early-address": refused, "resolve-other": noSuchName, "other": refused, "other6": refused,
 		"other-dns": refused,
 	} {
 		match := found[name]
@@ -139,7 +139,8 @@ func wantEgress(t *testing.T, said string) {
 		}
 		begin, _ := strconv.ParseFloat(match[3], 64)
 		end, _ := strconv.ParseFloat(match[4], 64)
-		if took := time.Duration((end - begin) * float64(time.Second)); took > time.Second {
+		// What is reached may take longer: IPv6 makes sure of a new bridge's address first.
+		if took := time.Duration((end - begin) * float64(time.Second)); took > time.Second && (want == refused || want == noSuchName) {
 			t.Errorf("%s took %v", name, took)
 		}
 		if !strings.Contains(match[5], want) {
@@ -187,4 +188,26 @@ func TestPodEgress(t *testing.T) {
 		wantEgress(s.T, p.execSync(first, "sh", "-c", egressTries))
 		p.wantExec("nameserver 127.0.0.1\nsearch cluster.test", p.sleeper("second"), "cat", "/etc/resolv.conf")
 	})
+}
+
+// TestRunEgress does so without containerd, for a network of limpet's own, which is gone with the run.
+func TestRunEgress(t *testing.T) {
+	s := limpetOnly(t)
+	s.egressWorld()
+	s.configure(map[string]any{
+		"egress": map[string]any{"nameservers": []string{egressServer}},
+		"network": map[string]any{
+			"plugin_dirs": []string{daemon.Build.Path("bin/cni")}, "leases_dir": s.TempDir(),
+			"subnets": []string{"10.143.0.0/24", "fd43::/64"}, "masquerade": false, // nobody is beyond the bridge
+		},
+	})
+	s.Cleanup(func() { // the bridge stays for the next run
+		if err := harness.Run(exec.Command("ip", "-n", daemon.Namespace, "link", "delete", "limpet0")).Err(); err != nil {
+			t.Error(err)
+		}
+	})
+	result := harness.Run(daemon.Command(s.ctx, daemon.Build.Path("bin/limpet"), "run", "--config", s.config,
+		"--allow-host", "allowed.test", "--allow-cidr", "198.51.100.0/24", s.rootfs(), "--", "sh", "-c", egressTries))
+	s.must(result.Err())
+	wantEgress(t, result.Stdout)
 }
