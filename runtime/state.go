@@ -100,7 +100,11 @@ func StatePath(root, namespace, id string) string {
 // that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
 func createStateDir(ctx context.Context, root string, first record) (_ *stateDir, err error) {
 	dir := &stateDir{path: StatePath(root, first.Namespace, first.ID), record: first}
-	if dir.record.Holder, err = hypervisor.NewProcess(filepath.Base(os.Args[0]), os.Getpid()); err != nil {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("which program is this: %w", err)
+	}
+	if dir.record.Holder, err = hypervisor.NewProcess(filepath.Base(program), os.Getpid()); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(root, 0o711); err != nil {

@@ -44,11 +44,15 @@ func printImages(w io.Writer, images []protocol.ImageInfo) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tDIGEST\tPLATFORM\tLAYERS\tSIZE")
 	for _, image := range images {
-		digest := image.Digest[:min(len(image.Digest), len("sha256:")+12)]
-		fmt.Fprintf(table, "%s\t%s\t%s/%s\t%d\t%s\n", printable(image.Reference), printable(digest), printable(image.OS),
+		fmt.Fprintf(table, "%s\t%s\t%s/%s\t%d\t%s\n", printable(image.Reference), shortDigest(image.Digest), printable(image.OS),
 			printable(image.Architecture), image.LayerCount, printBytes(image.Size))
 	}
 	return table.Flush()
+}
+
+// shortDigest is enough of a digest to know it again.
+func shortDigest(digest string) string {
+	return printable(digest[:min(len(digest), len("sha256:")+12)])
 }
 
 func pullCommand() *cli.Command {
@@ -92,7 +96,7 @@ func pullImage(c *cli.Context) error {
 	image, err := client.Get[protocol.ImageInfo](c.Context, agent, request, func(step protocol.ProgressResponse) {
 		text := printable(step.Message)
 		if step.Layer != nil {
-			text += " " + printable(*step.Layer)
+			text += " " + shortDigest(*step.Layer)
 		}
 		bar.describe(text)
 		if step.Percent != nil {
