@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// minRedial is the pause before a kept stream is opened again, which doubles up to maxRedial: as the agent's own before it dials.
+	// minRedial is the pause before a kept stream is opened again, which doubles up to maxRedial: as the agent's own before it dials. It is
+	// also the least time from one connection to the next: a hostile guest could end each at once.
 	minRedial = 50 * time.Millisecond
 	maxRedial = 2 * time.Second
 	// inputPiece is the most bytes of one write of input. What the host writes every backend of vsock passes in any size.
@@ -67,7 +68,8 @@ func (s *Session) openKept(ctx context.Context, token protocol.Token) (*redial, 
 type redial struct {
 	session *Session
 	token   protocol.Token
-	first   net.Conn // not used yet
+	first   net.Conn  // not used yet
+	opened  time.Time // the last one
 }
 
 // next is a protocol.Reconnect. It tries until ctx or the session ends, or the guest refuses.
@@ -79,9 +81,14 @@ func (r *redial) next(ctx context.Context, offset uint64) (net.Conn, uint64, err
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.session.ctx, cancel)()
+	select {
+	case <-time.After(minRedial - time.Since(r.opened)):
+	case <-ctx.Done():
+	}
 	for pause := minRedial; ; pause = min(2*pause, maxRedial) {
 		conn, err := r.session.openStream(ctx, protocol.Preamble{Kind: protocol.StreamKept, Token: r.token, Offset: offset})
 		if err == nil {
+			r.opened = time.Now()
 			return conn, offset, nil
 		}
 		if errors.Is(err, protocol.ErrStreamRefused) {
