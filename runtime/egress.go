@@ -29,7 +29,7 @@ const resolvConf = "/etc/resolv.conf"
 // maxResolvConf is how much of a resolv.conf is read, in bytes: resolvers take three servers and six names of domains.
 const maxResolvConf = 64 << 10
 
-// loggedRefusals is how many refusals of a container's network are logged in a second.
+// loggedRefusals is how many refusals of a container's network, or of a client of an ssh-agent, are logged in a second.
 const loggedRefusals = 10
 
 // egressGuard is a sandbox's egress policy at work.

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/time/rate"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor/vsock"
@@ -117,6 +119,7 @@ func (o *sshAgentOffer) close() {
 // serve joins the guest's clients to the ssh-agent until the listener is closed. The guest has no more than its limit at a time.
 func (o *sshAgentOffer) serve() {
 	places := make(chan struct{}, protocol.MaxSSHAgentClients)
+	logs := rate.NewLimiter(loggedRefusals, loggedRefusals) // the guest can bring it about as often as it likes
 	for {
 		guest, err := o.listener.Accept(o.ctx)
 		if err != nil {
@@ -131,14 +134,14 @@ func (o *sshAgentOffer) serve() {
 		o.serving.Go(func() {
 			defer func() { <-places }()
 			defer guest.Close()
-			if err := o.relay(guest); !errors.Is(err, io.EOF) && o.ctx.Err() == nil {
+			if err := o.relay(guest); !errors.Is(err, io.EOF) && o.ctx.Err() == nil && logs.Allow() {
 				o.container.log.Warn("client of the ssh-agent hung up on", "error", err)
 			}
 		})
 	}
 }
 
-// relay passes requests and answers on, one at a time, until one side hangs up.
+// relay passes requests and answers on, one at a time, until one side hangs up. What does more than use the keys is refused.
 func (o *sshAgentOffer) relay(guest net.Conn) error {
 	agent, err := new(net.Dialer).DialContext(o.ctx, "unix", o.socket)
 	if err != nil {
@@ -147,7 +150,17 @@ func (o *sshAgentOffer) relay(guest net.Conn) error {
 	defer agent.Close()
 	defer context.AfterFunc(o.ctx, func() { guest.Close(); agent.Close() })()
 	for {
-		if err := protocol.CopySSHAgentMessage(agent, guest); err != nil {
+		var request bytes.Buffer
+		if err := protocol.CopySSHAgentMessage(&request, guest); err != nil {
+			return err
+		}
+		if !usesSSHKeys(request.Bytes()) {
+			if _, err := guest.Write(sshRefusal); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := agent.Write(request.Bytes()); err != nil {
 			return err
 		}
 		if err := protocol.CopySSHAgentMessage(guest, agent); err != nil {

@@ -74,12 +74,15 @@ func TestSSHAgent(t *testing.T) {
 	if err := client.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Fatal(err)
 	}
-	for _, request := range []string{"\x00\x00\x00\x01\x0b", "\x00\x00\x00\x04sign"} {
+	for request, want := range map[string]string{
+		"\x00\x00\x00\x01\x0b": "\x00\x00\x00\x01\x0b", "\x00\x00\x00\x05\x0dsign": "\x00\x00\x00\x05\x0dsign",
+		"\x00\x00\x00\x01\x13": string(sshRefusal), // to remove all keys
+	} {
 		if _, err := client.Write([]byte(request)); err != nil {
 			t.Fatal(err)
 		}
-		answer := make([]byte, len(request))
-		if _, err := io.ReadFull(client, answer); err != nil || string(answer) != request {
+		answer := make([]byte, len(want))
+		if _, err := io.ReadFull(client, answer); err != nil || string(answer) != want {
 			t.Errorf("answered %q, %v", answer, err)
 		}
 	}
