@@ -25,6 +25,8 @@ const (
 	logsPatience = 3 * time.Second
 	// logsQuiet is the silence after which there is taken to be no more.
 	logsQuiet = 300 * time.Millisecond
+	// maxKept is how many bytes of lines are waited for: several times what agent and kernel keep. A hostile guest's have no end.
+	maxKept = 4 << 20
 )
 
 func logsCommand() *cli.Command {
@@ -146,6 +148,7 @@ func followLogs(ctx context.Context, logs *client.Logs) <-chan logLine {
 // keptLines collects the lines that come at once, by their times: agent and kernel each have an order of their own.
 func keptLines(lines <-chan logLine, patience, quiet time.Duration) ([]logLine, error) {
 	var kept []logLine
+	size := 0
 	silence := time.NewTimer(patience)
 	defer silence.Stop()
 	for {
@@ -157,7 +160,9 @@ func keptLines(lines <-chan logLine, patience, quiet time.Duration) ([]logLine, 
 			if ok {
 				kept = append(kept, line)
 				silence.Reset(quiet)
-				continue
+				if size += len(line.text); size < maxKept {
+					continue
+				}
 			}
 		case <-silence.C:
 		}

@@ -47,6 +47,27 @@ func TestParseLogLine(t *testing.T) {
 	}
 }
 
+// TestKeptLinesWithoutEnd has a guest that is never silent.
+func TestKeptLinesWithoutEnd(t *testing.T) {
+	const times = 10
+	lines := make(chan logLine)
+	go func() {
+		defer close(lines)
+		line := logLine{text: strings.Repeat("x", 64<<10)}
+		for range times * maxKept / len(line.text) {
+			select {
+			case lines <- line:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	kept, err := keptLines(lines, time.Minute, time.Minute)
+	if want := maxKept / (64 << 10); len(kept) != want || err != nil {
+		t.Errorf("%d lines, %v: want %d", len(kept), err, want)
+	}
+}
+
 func TestKeptLines(t *testing.T) {
 	line := func(seconds int64) logLine { return logLine{at: time.Unix(seconds, 0)} }
 	broken := errors.New("broken")
