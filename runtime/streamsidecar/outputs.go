@@ -20,7 +20,7 @@ type outputs struct {
 }
 
 // openOutputs makes the directory if there is none, and removes the FIFOs that a server left in it that was killed. ErrAlreadyExists:
-// another server has it.
+// another server has it; ErrFailedPrecondition: somebody else could put something in a FIFO's place, which containerd then opened.
 func openOutputs(path string) (_ *outputs, err error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of FIFOs: %w", err)
@@ -36,6 +36,15 @@ func openOutputs(path string) (_ *outputs, err error) {
 	}()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("another server has the directory of FIFOs %s: choose another one: %w", path, errdefs.ErrAlreadyExists)
+	}
+	var is unix.Stat_t
+	if err := unix.Fstat(int(lock.Fd()), &is); err != nil {
+		return nil, fmt.Errorf("look at the directory of FIFOs: %w", err)
+	}
+	const writableByOthers = 0o022
+	if int(is.Uid) != os.Geteuid() || is.Mode&writableByOthers != 0 {
+		return nil, fmt.Errorf("the directory of FIFOs %s is another user's, or others may write to it: choose another one: %w", path,
+			errdefs.ErrFailedPrecondition)
 	}
 	entries, err := lock.ReadDir(0)
 	if err != nil {

@@ -285,11 +285,18 @@ func TestLeftOver(t *testing.T) {
 	}
 	other := options
 	for name, change := range map[string]func(){
-		"same":         func() {},
-		"socket":       func() { other.Output = filepath.Join(t.TempDir(), "output") },
-		"no socket":    func() { other.Socket = filepath.Join(t.TempDir(), "file"); os.WriteFile(other.Socket, nil, 0o600) },
-		"no output":    func() { other.Output = "/"; other.Socket = filepath.Join(t.TempDir(), "socket") },
-		"occupied":     func() { other.Output = filepath.Dir(options.Socket) },
+		"same":      func() {},
+		"socket":    func() { other.Output = filepath.Join(t.TempDir(), "output") },
+		"no socket": func() { other.Socket = filepath.Join(t.TempDir(), "file"); os.WriteFile(other.Socket, nil, 0o600) },
+		"no output": func() { other.Output = "/"; other.Socket = filepath.Join(t.TempDir(), "socket") },
+		"occupied":  func() { other.Output = filepath.Dir(options.Socket) },
+		"open to others": func() {
+			other.Output = filepath.Join(t.TempDir(), "output")
+			other.Socket = filepath.Join(t.TempDir(), "socket")
+			if err := errors.Join(os.Mkdir(other.Output, 0o700), os.Chmod(other.Output, 0o770)); err != nil {
+				t.Error(err)
+			}
+		},
 		"not loopback": func() { other.TCP = "192.0.2.1:80" },
 	} {
 		other = options
