@@ -42,5 +42,6 @@ func TestKeptStreamIsNotRedialledWithoutPause(t *testing.T) {
 			t.Errorf("%d connections in %s, want at most %d", n, span, most)
 		}
 		_ = output.Close()
+		time.Sleep(time.Minute) // of the bubble's: until the last connection is given up
 	})
 }
