@@ -23,6 +23,7 @@ func TestKeptStreamIsNotRedialledWithoutPause(t *testing.T) {
 				case <-t.Context().Done():
 					return
 				}
+				_ = guest.SetDeadline(time.Now().Add(30 * time.Second))
 				if _, err := protocol.ReadPreamble(guest); err != nil {
 					return // the stream is over
 				}
