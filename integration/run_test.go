@@ -80,7 +80,8 @@ func TestRun(t *testing.T) {
 		s.must(os.WriteFile(filepath.Join(shared, "in"), []byte("from the host"), 0o644))
 		s.must(os.WriteFile(file, []byte("# variables\nA=file\nB=file\nHOME\n"), 0o644))
 		result := s.limpet("run", "--name", "flags", "--hostname", "other", "--user", "web", "--workdir", "/etc",
-			"--env-file", file, "-e", "A=a,b c", "-v", shared+":/ro:ro", "-v", shared+":/rw", "--read-only", "--memory", "64m", "--cpus", "1.5", "--entrypoint", "sh", root, "-c",
+			"--env-file", file, "-e", "A=a,b c", "-v", shared+":/ro:ro", "-v", shared+":/rw", "--read-only", "--memory", "64m",
+			"--cpus", "1.5", "--entrypoint", "sh", root, "-c",
 			`echo $A.$B.$HOME; id; pwd; hostname; cat /ro/in; echo; for f in /ro/x /x; do touch $f 2>/dev/null || echo no $f; done
 			cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; ip link | grep -c ether; hostname -i; exit 7`)
 		if result.Code != 7 {

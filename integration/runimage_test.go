@@ -2,6 +2,7 @@ package integration
 
 import (
 	"archive/tar"
+	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,10 +27,17 @@ func TestRunImage(t *testing.T) {
 	s.ip("-n %s link set lo up", host)
 	s.ip("-n %s link add limpet0 up type bridge", host)
 	s.ip("-n %s address add 10.9.0.1/24 dev limpet0", host)
-	s.configure(map[string]any{"network": map[string]any{
-		"plugin_dirs": []string{daemon.Build.Path("bin/cni")}, "subnets": []string{"10.9.0.0/24"}, "leases_dir": t.TempDir(),
-	}})
 	images := s.imageServer(host)
+	s.nameServer(host)
+	resolv, believed := filepath.Join(t.TempDir(), "resolv.conf"), filepath.Join(t.TempDir(), "believed")
+	s.must(os.WriteFile(resolv, []byte("nameserver 10.9.0.1\n"), 0o644))
+	s.must(os.WriteFile(believed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: images.server.Certificate().Raw}), 0o644))
+	s.configure(map[string]any{
+		"network": map[string]any{
+			"plugin_dirs": []string{daemon.Build.Path("bin/cni")}, "subnets": []string{"10.9.0.0/24"}, "leases_dir": t.TempDir(),
+		},
+		"guest_data": map[string]any{"resolv.conf": resolv, "ca-certificates.crt": believed},
+	})
 	image := images.push("app:1", s.layer(tar.Header{Name: "layered"}, []byte("from a layer\n")))
 	run := func(args ...string) harness.Result {
 		limpet := []string{"--net=/run/netns/" + host, daemon.Build.Path("bin/limpet"), "run", "--config", s.config}
@@ -48,7 +56,7 @@ func TestRunImage(t *testing.T) {
 		}
 	})
 	t.Run("with a network", func(t *testing.T) {
-		fetch := []string{"wget", "-O", "-", "http://" + images.host + "/v2/"}
+		fetch := []string{"nc", "-w", "5", "10.9.0.1", "53"}
 		result := run(append([]string{"--net", image, "--"}, fetch...)...)
 		if result.Code != 0 {
 			t.Errorf("exit status %d, %q, %s", result.Code, result.Stdout, result.Stderr)

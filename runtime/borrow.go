@@ -21,8 +21,8 @@ const unplugTimeout = 30 * time.Second
 // sourceName is the name in the share of what AttachSource shows. No container has one that begins with a dot.
 const sourceName = ".source"
 
-// AttachSource shows the guest a file or directory of the host's, for reading, until the sandbox ends, and returns its path there. It can be
-// called once.
+// AttachSource shows the guest a file or directory of the host's, for reading, until the sandbox ends, and returns its path there. It can
+// be called once.
 func (s *Sandbox) AttachSource(source string) (guestPath string, err error) {
 	info, err := os.Stat(source)
 	if err != nil {

@@ -20,7 +20,7 @@ func runCommand() *cli.Command {
 		Name:      "run",
 		Usage:     "run a command in a microVM, without containerd",
 		ArgsUsage: "IMAGE|ROOTFS|ARCHIVE [--] [COMMAND [ARGUMENT...]]",
-		Description: "IMAGE is fetched from its registry by the guest, into its memory, each time; it has a network only for that, unless --net.\n" +
+		Description: "IMAGE is fetched from its registry by the guest, each time, over a network that it has only for that, unless --net.\n" +
 			"ROOTFS is a directory with a root file system. The command can change what is in it, unless --read-only.\n" +
 			"ARCHIVE is an image in a file: an OCI layout, a directory or a tar archive of one, or what `docker save` writes.\n" +
 			"What begins with / or . is not the name of an image. The command ends when limpet does, unless --detach.\n\n" +
@@ -29,7 +29,8 @@ func runCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "give it the standard input"},
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give it a terminal"},
-			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave it in the background and print its name: see logs, stop, kill and rm"},
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"},
+				Usage: "leave it in the background and print its name: see logs, stop, kill and rm"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the sandbox (default: one is made up)"},
 			&cli.BoolFlag{Name: "rm", Usage: "keep neither exit status nor output once it has ended in the background"},
 			&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, KeepSpace: true,

@@ -26,8 +26,8 @@ type controlRequest struct {
 	Grace  time.Duration `json:"grace"` // nanoseconds
 }
 
-// controlAnswer is the answer, another line. What went well with Stop is not answered: the visitor is hung up on when nothing is left of the
-// run but what is kept.
+// controlAnswer is the answer, another line. What went well with Stop is not answered: the visitor is hung up on when nothing is left of
+// the run but what is kept.
 type controlAnswer struct {
 	Error string `json:"error,omitempty"`
 }

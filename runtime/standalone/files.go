@@ -16,15 +16,19 @@ func hosts(hostname string) string {
 }
 
 // writeFiles writes the files of its own that a run's container gets, below dir, and returns them by their paths in the container.
-func writeFiles(dir string, request Request) (map[string]string, error) {
+// resolvConf is the host's that it is to have; empty: none.
+func writeFiles(dir string, request Request, resolvConf string) (map[string]string, error) {
 	hostname := firstOf(request.Hostname, request.Name)
 	texts := map[string]string{"hostname": hostname + "\n", "hosts": hosts(hostname)}
 	if request.Network {
-		text, err := resolvConf(os.ReadFile)
-		if err != nil {
-			return nil, err
+		texts["resolv.conf"] = ""
+		if resolvConf != "" {
+			text, err := os.ReadFile(resolvConf)
+			if err != nil {
+				return nil, fmt.Errorf("look for name servers: %w", err)
+			}
+			texts["resolv.conf"] = string(text)
 		}
-		texts["resolv.conf"] = text
 	}
 	files := map[string]string{}
 	for name, text := range texts {

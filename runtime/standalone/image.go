@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/limpet-run/limpet/guest/client"
@@ -36,15 +35,17 @@ func (r *Run) fetchImage(ctx context.Context, kind sourceKind) (image Image, roo
 		return err
 	}
 	if kind == sourceImage {
-		pull = r.fromRegistry(agent, pull)
+		r.progress("connecting a network")
+		err = r.sandbox.Borrow(ctx, pull)
 	} else {
-		place, err := r.sandbox.AttachSource(name)
-		if err != nil {
+		var place string
+		if place, err = r.sandbox.AttachSource(name); err != nil {
 			return image, "", err
 		}
 		name = string(kind) + ":" + place
+		err = pull(ctx)
 	}
-	if err := pull(ctx); err != nil {
+	if err != nil {
 		return image, "", fmt.Errorf("fetch %s: %w", r.options.Request.Source, err)
 	}
 	info, err := client.Get[protocol.ImageInfo](ctx, agent, protocol.QueryRequest{Image: name}, nil)
@@ -56,23 +57,6 @@ func (r *Run) fetchImage(ctx context.Context, kind sourceKind) (image Image, roo
 		return image, "", fmt.Errorf("make a root file system of %s: %w", r.options.Request.Source, err)
 	}
 	return imageOf(info), overlay.RootfsPath, nil
-}
-
-// fromRegistry has a pull done while the guest has a network.
-func (r *Run) fromRegistry(agent *client.Requests, pull func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		text, err := resolvConf(os.ReadFile)
-		if err != nil {
-			return err
-		}
-		r.progress("connecting a network")
-		return r.sandbox.Borrow(ctx, func(ctx context.Context) error {
-			if _, err := agent.Do(ctx, protocol.FileWriteRequest{Path: "/etc/resolv.conf", Data: []byte(text)}, nil); err != nil {
-				return fmt.Errorf("tell the guest its name servers: %w", err)
-			}
-			return pull(ctx)
-		})
-	}
 }
 
 // imageOf is what of an image's description matters for a command.

@@ -99,7 +99,9 @@ func TestCopyOutput(t *testing.T) {
 			}
 		}
 	}
-	for _, text := range []string{"one\n", "two", " three\n", "four\n", "five\n", "six\n", "seven\n", "eight\n", "nine\n", "ten\n"} { // some begin new files
+	for _, text := range []string{
+		"one\n", "two", " three\n", "four\n", "five\n", "six\n", "seven\n", "eight\n", "nine\n", "ten\n", // some begin new files
+	} {
 		write(text)
 		expect(text)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,6 +29,9 @@ const (
 	// killTimeout is how long the guest may take to kill a command.
 	killTimeout = 10 * time.Second
 )
+
+// resolvConfName is what the guest asks for to resolve names. See guest_data in the configuration.
+const resolvConfName = "resolv.conf"
 
 // Options says how to run a Request.
 type Options struct {
@@ -91,6 +95,12 @@ func (r *Run) outlet(sink io.WriteCloser) io.WriteCloser {
 
 func (r *Run) start(ctx context.Context) error {
 	request := r.options.Request
+	resolvConf, err := usableResolvConf(r.options.Config.GuestData[resolvConfName], os.ReadFile)
+	if err != nil {
+		return err
+	}
+	r.options.Config.GuestData = maps.Clone(r.options.Config.GuestData)
+	r.options.Config.GuestData[resolvConfName] = resolvConf
 	kind, err := kindOf(request.Source)
 	if err != nil {
 		return err
@@ -170,7 +180,7 @@ func (r *Run) startSandbox(ctx context.Context, kind sourceKind) (err error) {
 // writeBundle makes the place the container's bundle, for what an image says.
 func (r *Run) writeBundle(image Image) error {
 	request := r.options.Request
-	files, err := writeFiles(r.place.path, request)
+	files, err := writeFiles(r.place.path, request, r.options.Config.GuestData[resolvConfName])
 	if err != nil {
 		return err
 	}

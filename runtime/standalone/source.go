@@ -90,11 +90,16 @@ func kindOfArchive(archive io.Reader, name string) (sourceKind, error) {
 	return "", fmt.Errorf("%s has no image in it: neither an OCI layout nor what `docker save` writes: %w", name, errdefs.ErrInvalidArgument)
 }
 
-// resolvConf is the text of a resolv.conf of this host by which its guests can resolve names: one of them whose name servers are not on
-// this host's own loopback. Empty: there is none.
-func resolvConf(read func(path string) ([]byte, error)) (string, error) {
-	// The second is what systemd-resolved, which answers on the loopback, itself asks.
-	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+// systemdResolvConf has the name servers that systemd-resolved, which answers on the loopback, itself asks.
+const systemdResolvConf = "/run/systemd/resolve/resolv.conf"
+
+// usableResolvConf is the path of a resolv.conf of this host by which its guests can resolve names: the given one, or systemd's if that has
+// name servers on this host's own loopback. Empty: there is none.
+func usableResolvConf(given string, read func(path string) ([]byte, error)) (string, error) {
+	for _, path := range []string{given, systemdResolvConf} {
+		if path == "" {
+			continue
+		}
 		text, err := read(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -103,7 +108,7 @@ func resolvConf(read func(path string) ([]byte, error)) (string, error) {
 			return "", fmt.Errorf("look for name servers: %w", err)
 		}
 		if hasServer(string(text)) {
-			return string(text), nil
+			return path, nil
 		}
 	}
 	return "", nil

@@ -76,21 +76,20 @@ func TestResolveSource(t *testing.T) {
 	}
 }
 
-func TestResolvConf(t *testing.T) {
-	const etc, systemd = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
+func TestUsableResolvConf(t *testing.T) {
+	const etc = "/etc/resolv.conf"
 	for _, test := range []struct {
 		name  string
 		files map[string]string
 		want  string
 	}{
 		{"none", nil, ""},
-		{"real servers", map[string]string{etc: "search x\nnameserver 10.0.0.1\nnameserver fd00::1\n", systemd: "nameserver 1.1.1.1\n"},
-			"search x\nnameserver 10.0.0.1\nnameserver fd00::1\n"},
-		{"a stub", map[string]string{etc: "nameserver 127.0.0.53\n", systemd: "nameserver 1.1.1.1\n"}, "nameserver 1.1.1.1\n"},
+		{"real servers", map[string]string{etc: "search x\nnameserver 10.0.0.1\nnameserver fd00::1\n", systemdResolvConf: "nameserver 1.1.1.1\n"}, etc},
+		{"a stub", map[string]string{etc: "nameserver 127.0.0.53\n", systemdResolvConf: "nameserver 1.1.1.1\n"}, systemdResolvConf},
 		{"only a stub", map[string]string{etc: "nameserver ::1\n"}, ""},
 		{"only a search", map[string]string{etc: "search x\n# nameserver 10.0.0.1\n"}, ""},
 	} {
-		got, err := resolvConf(func(path string) ([]byte, error) {
+		got, err := usableResolvConf(etc, func(path string) ([]byte, error) {
 			if text, ok := test.files[path]; ok {
 				return []byte(text), nil
 			}
@@ -101,7 +100,7 @@ func TestResolvConf(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken")
-	if _, err := resolvConf(func(string) ([]byte, error) { return nil, broken }); !errors.Is(err, broken) {
+	if _, err := usableResolvConf(etc, func(string) ([]byte, error) { return nil, broken }); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 }
