@@ -71,6 +71,9 @@ type ContainerInfo struct {
 // directory that cannot be read does not keep the others back.
 func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 	entries, err := os.ReadDir(stateDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("look for sandboxes: %w: only their owner sees them: be root", err)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look for sandboxes: %w", err)
 	}

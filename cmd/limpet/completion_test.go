@@ -17,11 +17,15 @@ func TestCompletion(t *testing.T) {
 	limpet(t, "completion").expect(t, outcome{exitUsage, nil, []string{"bash|zsh|fish"}})
 }
 
-// TestBashCompletion completes command lines with bash, which asks the built program.
+// TestBashCompletion completes command lines with bash, which asks the program.
 func TestBashCompletion(t *testing.T) {
 	dir := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "limpet"), ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(program, filepath.Join(dir, "limpet")); err != nil {
+		t.Fatal(err)
 	}
 	config := stateOf(t, web, strings.Replace(otherWeb, `"web"`, `"worm", "containers": {"worm": {}, "wasp": {}}`, 1))
 	for _, test := range []struct {
@@ -44,7 +48,7 @@ func TestBashCompletion(t *testing.T) {
 			COMP_WORDS=(`+words+`) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 			_limpet
 			echo "${COMPREPLY[*]}"`)
-		shell.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		shell.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), programVariable+"=1")
 		text, err := shell.Output()
 		got := strings.Fields(string(text))
 		slices.Sort(got)

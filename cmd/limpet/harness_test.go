@@ -10,6 +10,16 @@ import (
 	"testing"
 )
 
+// programVariable makes this test's program limpet itself.
+const programVariable = "LIMPET_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(programVariable) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
 // stateOf makes a state directory with these records and a configuration that names it.
 func stateOf(t *testing.T, records ...string) (config string) {
 	t.Helper()
