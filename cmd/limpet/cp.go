@@ -84,6 +84,9 @@ func copyFiles(c *cli.Context) error {
 		return usageError{errors.New("cp: want one path of this host and one of a sandbox, SANDBOX:PATH")}
 	}
 	asTree := c.Bool("recursive") || from.path == "-" && from.reference == "" || to.path == "-" && to.reference == ""
+	if to.path == "-" && to.reference == "" && isTerminal(c.App.Writer) {
+		return usageError{errors.New("cp: an archive is nothing for a terminal, to which the container could speak by it: write it to a file")}
+	}
 	if asTree && c.Bool("guest") {
 		return usageError{errors.New("cp: the guest has no tar(1): with --guest, copy file by file")}
 	}
