@@ -2,8 +2,10 @@ package runtime
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,6 +74,21 @@ func TestSSHAgent(t *testing.T) {
 	}
 	defer client.Close()
 	if err := client.SetDeadline(time.Now().Add(testTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := w.fakeGuest.dialHost(told[0].Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	if err := stranger.SetDeadline(time.Now().Add(testTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = stranger.Write(append(make([]byte, len(told[0].Token)), "\x00\x00\x00\x01\x0b"...)) // it may be hung up on already
+	if n, err := stranger.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("who does not know the token is answered: %d bytes, %v", n, err)
+	}
+	if _, err := client.Write(told[0].Token[:]); err != nil {
 		t.Fatal(err)
 	}
 	for request, want := range map[string]string{

@@ -21,11 +21,12 @@ type Resolver struct {
 }
 
 // SSHAgent makes the socket SSHAgentSocket in a container that runs, whose clients speak with the ssh-agent at this port of the host's; or
-// takes it away. The guest opens a connection there for each client; requests and answers follow each other as the client and the agent
-// write them, one at a time.
+// takes it away. The guest opens a connection there for each client and begins it with the token, which no container knows: each could dial
+// the port. Then requests and answers follow each other as the client and the agent write them, one at a time.
 type SSHAgent struct {
 	ContainerID string `json:"container_id"`
 	Port        uint32 `json:"port"` // of AF_VSOCK; 0: there is no ssh-agent any more
+	Token       Token  `json:"token"`
 }
 
 // SSHAgentSocket is where a container has the socket of the user's ssh-agent: the directory is the container's own in any case, and can be

@@ -75,7 +75,7 @@ func (s *Server) Offer(m protocol.SSHAgent) error {
 		return errors.Join(fmt.Errorf("ssh-agent for container %s: %w", m.ContainerID, errdefs.ErrAlreadyExists), listener.Close())
 	}
 	s.offers[m.ContainerID] = &offer{listener, end}
-	go s.serve(ctx, listener, m.Port)
+	go s.serve(ctx, listener, m)
 	return nil
 }
 
@@ -136,7 +136,7 @@ func listen(dev *os.File) (*net.UnixListener, error) {
 }
 
 // serve serves clients until the listener is closed. Those beyond the limit wait.
-func (s *Server) serve(ctx context.Context, listener *net.UnixListener, port uint32) {
+func (s *Server) serve(ctx context.Context, listener *net.UnixListener, at protocol.SSHAgent) {
 	for {
 		client, err := listener.Accept()
 		if err != nil {
@@ -151,7 +151,7 @@ func (s *Server) serve(ctx context.Context, listener *net.UnixListener, port uin
 		go func() {
 			defer func() { <-s.places }()
 			defer client.Close()
-			if err := s.relay(ctx, client, port); !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			if err := s.relay(ctx, client, at); !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				s.logger.Warn("client of the ssh-agent hung up on", "error", err)
 			}
 		}()
@@ -159,13 +159,16 @@ func (s *Server) serve(ctx context.Context, listener *net.UnixListener, port uin
 }
 
 // relay passes requests and answers on, one at a time, until one side hangs up.
-func (s *Server) relay(ctx context.Context, client net.Conn, port uint32) error {
-	host, err := s.dial(ctx, port)
+func (s *Server) relay(ctx context.Context, client net.Conn, at protocol.SSHAgent) error {
+	host, err := s.dial(ctx, at.Port)
 	if err != nil {
 		return fmt.Errorf("reach the host's ssh-agent: %w", err)
 	}
 	defer host.Close()
 	defer context.AfterFunc(ctx, func() { client.Close(); host.Close() })()
+	if _, err := host.Write(at.Token[:]); err != nil {
+		return fmt.Errorf("reach the host's ssh-agent: %w", err)
+	}
 	for {
 		if err := protocol.CopySSHAgentMessage(host, client); err != nil {
 			return err

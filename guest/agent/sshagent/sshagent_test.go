@@ -19,6 +19,9 @@ import (
 
 const testTimeout = 10 * time.Second
 
+// testToken is what the host wants to be told first.
+var testToken = protocol.Token{1, 2, 3}
+
 // newServer serves containers whose root directories are below the one that it returns; each has a /dev in memory. The host answers a
 // request with the port and the request.
 func newServer(t *testing.T, containers ...string) (*Server, string) {
@@ -55,6 +58,10 @@ func dialFake(_ context.Context, port uint32) (net.Conn, error) {
 	guest, host := net.Pipe()
 	go func() {
 		defer host.Close()
+		var token protocol.Token
+		if _, err := io.ReadFull(host, token[:]); err != nil || token != testToken {
+			return
+		}
 		for {
 			request, err := read(host)
 			if err != nil || write(host, append([]byte{byte(port)}, request...)) != nil {
@@ -92,7 +99,9 @@ func connect(t *testing.T, roots, name string) (net.Conn, error) {
 
 func TestOffer(t *testing.T) {
 	s, roots := newServer(t, "c1", "c2")
-	for _, m := range []protocol.SSHAgent{{ContainerID: "c1", Port: 7}, {ContainerID: "c2", Port: 7}, {ContainerID: "c1", Port: 8}} {
+	for _, m := range []protocol.SSHAgent{
+		{ContainerID: "c1", Port: 7, Token: testToken}, {ContainerID: "c2", Port: 7, Token: testToken}, {ContainerID: "c1", Port: 8, Token: testToken},
+	} {
 		if err := s.Offer(m); err != nil {
 			t.Fatal(err)
 		}
@@ -146,7 +155,7 @@ func TestOfferStaysInside(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(roots, "c1", protocol.SSHAgentSocket)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Offer(protocol.SSHAgent{ContainerID: "c1", Port: 7}); err != nil {
+	if err := s.Offer(protocol.SSHAgent{ContainerID: "c1", Port: 7, Token: testToken}); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Lstat(outside); err != nil || info.Mode() != 0o600 {
@@ -155,10 +164,10 @@ func TestOfferStaysInside(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(roots, "still", "dev"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Offer(protocol.SSHAgent{ContainerID: "still", Port: 7}); !errdefs.IsFailedPrecondition(err) {
+	if err := s.Offer(protocol.SSHAgent{ContainerID: "still", Port: 7, Token: testToken}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a container that does not run: %v", err)
 	}
-	if err := s.Offer(protocol.SSHAgent{ContainerID: "none", Port: 7}); err == nil {
+	if err := s.Offer(protocol.SSHAgent{ContainerID: "none", Port: 7, Token: testToken}); err == nil {
 		t.Error("a container that is not there")
 	}
 }
