@@ -92,14 +92,20 @@ func commands() []*cli.Command {
 			manCommand(),
 		}),
 	)
-	for _, command := range list {
+	hideDefaults(list)
+	return list
+}
+
+// hideDefaults lets nobody be told that a switch is off unless it is set.
+func hideDefaults(commands []*cli.Command) {
+	for _, command := range commands {
 		for _, flag := range command.Flags {
 			if flag, ok := flag.(*cli.BoolFlag); ok {
-				flag.DisableDefaultText = true // it is off
+				flag.DisableDefaultText = true
 			}
 		}
+		hideDefaults(command.Subcommands)
 	}
-	return list
 }
 
 type usageError struct{ error }
