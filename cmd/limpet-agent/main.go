@@ -127,6 +127,7 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 		Jobs:       jobs,
 		Images: &requests.ImageProgram{
 			Path: protocol.ImagesProgram, Reaper: children, Log: os.Stderr, Logger: logger, CancelTimeout: requests.CancelTimeout,
+			Certificates: func(ctx context.Context) (string, error) { return hostCertificates(ctx, a) },
 		},
 		Roots:    a.Containers().Root,
 		Tools:    a.Containers().Mount,
@@ -138,6 +139,21 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 	go func() { failed <- server.Serve(port) }()
 	go func() { failed <- server.Serve(socket) }()
 	return nil
+}
+
+// certificatesFile is where the host's certificates are put, and certificates what the agent asks the host for.
+const (
+	certificatesFile = "/run/limpet/ca-certificates.crt"
+	certificates     = "ca-certificates.crt"
+)
+
+// hostCertificates asks the host for those who certify servers: it may know some that the world does not.
+func hostCertificates(ctx context.Context, a *agent.Agent) (path string, err error) {
+	content, err := a.Data(ctx, certificates)
+	if err != nil {
+		return "", err
+	}
+	return certificatesFile, os.WriteFile(certificatesFile, content, 0o644)
 }
 
 // dialHost connects to a port of the host's.

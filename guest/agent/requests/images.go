@@ -80,6 +80,9 @@ type ImageProgram struct {
 	Logger *slog.Logger
 	// CancelTimeout is how long it may take to give up before it is killed.
 	CancelTimeout time.Duration
+	// Certificates returns the path of a file with those who certify servers, for what fetches something. On error, or if it is nil, the
+	// program trusts those that it has built in.
+	Certificates func(ctx context.Context) (path string, err error)
 }
 
 // Do implements Images.
@@ -90,7 +93,7 @@ func (p *ImageProgram) Do(
 	if err != nil {
 		return err
 	}
-	child, input, output, err := p.start()
+	child, input, output, err := p.start(p.environment(ctx, request.Body))
 	if err != nil {
 		return err
 	}
@@ -135,9 +138,33 @@ func relay(output io.Reader, answer func(protocol.AgentResponse) error) error {
 	}
 }
 
+// certificatesTimeout is how long the host may take to give its certificates: a quarter of a mebibyte.
+const certificatesTimeout = 5 * time.Second
+
+// environment is what the program is told for a request besides the agent's own environment.
+func (p *ImageProgram) environment(ctx context.Context, request protocol.AgentRequest) []string {
+	switch request.(type) {
+	case protocol.PullRequest, protocol.NetworkTestRequest:
+	default:
+		return nil
+	}
+	if p.Certificates == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, certificatesTimeout)
+	defer cancel()
+	path, err := p.Certificates(ctx)
+	if err != nil {
+		p.Logger.InfoContext(ctx, "servers are trusted by the certificates that are built in, not by the host's", "error", err)
+		return nil
+	}
+	return []string{"SSL_CERT_FILE=" + path} // see crypto/x509
+}
+
 // start starts the program.
-func (p *ImageProgram) start() (child *reaper.Child, input io.WriteCloser, output io.ReadCloser, err error) {
+func (p *ImageProgram) start(environment []string) (child *reaper.Child, input io.WriteCloser, output io.ReadCloser, err error) {
 	command := exec.Command(p.Path)
+	command.Env = append(os.Environ(), environment...)
 	command.Stderr = p.Log
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, input, err := os.Pipe()

@@ -39,7 +39,7 @@ func actAsImageProgram() {
 	}
 	switch image := request.Body.(protocol.PullRequest).Image; image {
 	case "good":
-		say(protocol.ProgressResponse{Message: "trace " + *request.TraceID})
+		say(protocol.ProgressResponse{Message: "trace " + *request.TraceID + os.Getenv("SSL_CERT_FILE")})
 		say(protocol.OKResponse{})
 	case "mute":
 	case "nonsense":
@@ -65,6 +65,7 @@ func TestImageProgram(t *testing.T) {
 		t.Skip("needs root")
 	}
 	t.Setenv(imageProgram, "1")
+	t.Setenv("SSL_CERT_FILE", "")
 	p := &ImageProgram{Path: "/proc/self/exe", Reaper: theReaper(), Log: os.Stderr, Logger: slog.New(slog.DiscardHandler), CancelTimeout: 50 * time.Millisecond}
 	for name, test := range map[string]struct {
 		cancel bool // the client goes when the program has begun
@@ -101,6 +102,22 @@ func TestImageProgram(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.err)
 			}
 		})
+	}
+	for want, certificates := range map[string]func(context.Context) (string, error){
+		"trace t2/file": func(context.Context) (string, error) { return "/file", nil },
+		"trace t2":      func(context.Context) (string, error) { return "", errors.New("none") },
+	} {
+		p.Certificates = certificates
+		request := protocol.Envelope[protocol.AgentRequest]{TraceID: new("t2"), Body: protocol.PullRequest{Image: "good"}}
+		err := p.Do(t.Context(), request, func(answer protocol.AgentResponse) error {
+			if progress, ok := answer.(protocol.ProgressResponse); ok && progress.Message != want {
+				t.Errorf("said %q, want %q", progress.Message, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	p.Path = "/no/such/program"
 	if err := p.Do(t.Context(), protocol.Envelope[protocol.AgentRequest]{Body: protocol.ListImagesRequest{}}, nil); err == nil {
