@@ -22,12 +22,12 @@ func (s *scope) detach(name string, args ...string) {
 	}
 }
 
-// output is what is kept of a run's output: stdout, then stderr.
+// kept is what is kept of a run's output: stdout, then stderr.
 func (s *scope) kept(name string) string {
 	s.Helper()
-	var stdout, stderr strings.Builder
-	s.must(standalone.CopyOutput(s.ctx, daemon.StateDir(), name, false, &stdout, &stderr))
-	return stdout.String() + stderr.String()
+	result := s.limpet("logs", name)
+	s.must(result.Err())
+	return result.Stdout + result.Stderr
 }
 
 // TestRunDetached has runs in the background, as their user sees them.

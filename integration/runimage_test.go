@@ -56,7 +56,7 @@ func TestRunImage(t *testing.T) {
 		}
 	})
 	t.Run("with a network", func(t *testing.T) {
-		fetch := []string{"nc", "-w", "5", "10.9.0.1", "53"}
+		fetch := []string{"sh", "-c", "nc -w 5 " + strings.Replace(images.address, ":", " ", 1) + " </dev/null"}
 		result := run(append([]string{"--net", image, "--"}, fetch...)...)
 		if result.Code != 0 {
 			t.Errorf("exit status %d, %q, %s", result.Code, result.Stdout, result.Stderr)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v2"
 
 	"github.com/limpet-run/limpet/guest/client"
@@ -48,19 +49,14 @@ func logsCommand() *cli.Command {
 }
 
 func showLogs(c *cli.Context) error {
-	found, err := findSandbox(c, c.Args().First())
-	if err != nil {
-		return err
-	}
-	if found.Namespace == standalone.Namespace && !c.Bool("guest") && !c.Bool("json") {
-		configuration, err := config.Load(c.String("config"))
-		if err != nil {
+	inNamespace := !c.IsSet("namespace") || c.String("namespace") == standalone.Namespace
+	if inNamespace && !c.Bool("guest") && !c.Bool("json") {
+		if err := copyRunOutput(c); !errdefs.IsNotFound(err) {
 			return err
 		}
-		err = standalone.CopyOutput(c.Context, configuration.StateDir, found.ID, c.Bool("follow"), c.App.Writer, c.App.ErrWriter)
-		if c.Context.Err() != nil { // Ctrl-C
-			return nil
-		}
+	}
+	found, err := findSandbox(c, c.Args().First())
+	if err != nil {
 		return err
 	}
 	if _, err := doorPath(found, client.LogDoor); err != nil {
@@ -91,6 +87,19 @@ func showLogs(c *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// copyRunOutput prints what a run in the background has written, also one that has ended. ErrNotFound: there is no such run.
+func copyRunOutput(c *cli.Context) error {
+	configuration, err := config.Load(c.String("config"))
+	if err != nil {
+		return err
+	}
+	err = standalone.CopyOutput(c.Context, configuration.StateDir, c.Args().First(), c.Bool("follow"), c.App.Writer, c.App.ErrWriter)
+	if c.Context.Err() != nil { // Ctrl-C
+		return nil
+	}
+	return err
 }
 
 // logLine is a line of the guest's log, or why there are no more.

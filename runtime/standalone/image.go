@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/egress"
 )
 
 // imageMemory is the least memory of a machine, in MiB, in which an image is unpacked: the guest uses up to half of it for files. The host
@@ -36,7 +38,7 @@ func (r *Run) fetchImage(ctx context.Context, kind sourceKind) (image Image, roo
 	}
 	if kind == sourceImage {
 		r.progress("connecting a network")
-		err = r.sandbox.Borrow(ctx, pull)
+		err = r.sandbox.Borrow(ctx, func(ctx context.Context) error { return r.withNames(ctx, agent, pull) })
 	} else {
 		var place string
 		if place, err = r.sandbox.AttachSource(name); err != nil {
@@ -57,6 +59,33 @@ func (r *Run) fetchImage(ctx context.Context, kind sourceKind) (image Image, roo
 		return image, "", fmt.Errorf("make a root file system of %s: %w", r.options.Request.Source, err)
 	}
 	return imageOf(info), overlay.RootfsPath, nil
+}
+
+// withNames has something done while the guest's own programs resolve names as this host does. With an egress policy they have the policy's
+// resolver before and after: the policy is for the command, not for what fetches the image that the user has named.
+func (r *Run) withNames(ctx context.Context, agent *client.Requests, do func(context.Context) error) error {
+	path := r.options.Config.GuestData[resolvConfName]
+	if !r.options.Request.restricted() || path == "" {
+		return do(ctx)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("look for name servers: %w", err)
+	}
+	useNames := func(names string) error {
+		_, err := agent.Do(ctx, protocol.FileWriteRequest{Path: "/etc/resolv.conf", Data: []byte(names)}, nil)
+		if err != nil {
+			return fmt.Errorf("tell the guest its name servers: %w", err)
+		}
+		return nil
+	}
+	if err := useNames(string(text)); err != nil {
+		return err
+	}
+	if err := do(ctx); err != nil {
+		return err
+	}
+	return useNames(egress.ForGuest(string(text)))
 }
 
 // imageOf is what of an image's description matters for a command.
