@@ -27,6 +27,9 @@ var defaultCapabilities = []string{
 	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
+// annotationImageName is by which CRI, and limpet ps, know what a container is made of.
+const annotationImageName = "io.kubernetes.cri.image-name"
+
 // cpuPeriod is that of the limit of processors, in microseconds: the kernel's own.
 const cpuPeriod = 100000
 
@@ -64,7 +67,8 @@ func NewSpec(request Request, image Image, host Host) (*specs.Spec, error) {
 	}
 	process.Env = mergeEnv(env...)
 	return &specs.Spec{
-		Version: specs.Version, Hostname: firstOf(request.Hostname, request.Name), Process: process,
+		Annotations: map[string]string{annotationImageName: request.Source},
+		Version:     specs.Version, Hostname: firstOf(request.Hostname, request.Name), Process: process,
 		Root:   &specs.Root{Path: host.Root, Readonly: request.ReadOnly},
 		Mounts: mounts(request.Volumes, host.Files),
 		Linux: &specs.Linux{

@@ -27,7 +27,7 @@ func TestNewSpec(t *testing.T) {
 		memory  *specs.LinuxMemory
 		host    string
 	}{
-		{"a command", Request{Name: "n", Args: []string{"ls", "-l"}}, Image{},
+		{"a command", Request{Name: "n", Source: "/r", Args: []string{"ls", "-l"}}, Image{},
 			specs.Process{Args: []string{"ls", "-l"}, Cwd: "/", Env: []string{path}}, nil, nil, "n"},
 		{"what the image says", Request{Name: "n"}, image, specs.Process{
 			Args: []string{"server", "--port", "80"}, Cwd: "/srv", Env: []string{"PATH=/app", "MODE=fast"}, User: specs.User{Username: "web"},
@@ -66,7 +66,7 @@ func TestNewSpec(t *testing.T) {
 			if resources := spec.Linux.Resources; !reflect.DeepEqual(resources.CPU, test.cpu) || !reflect.DeepEqual(resources.Memory, test.memory) {
 				t.Errorf("got %+v, %+v", resources.CPU, resources.Memory)
 			}
-			if spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly ||
+			if spec.Annotations[annotationImageName] != test.request.Source || spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly ||
 				!slices.Contains(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/net"}) {
 				t.Errorf("got %s, %+v", spec.Hostname, spec.Root)
 			}
