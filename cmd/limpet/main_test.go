@@ -121,6 +121,16 @@ func TestPrintFinding(t *testing.T) {
 	}
 }
 
+func TestPrintJSON(t *testing.T) {
+	var text strings.Builder
+	if err := printJSON(&text, []string{"\x1b\n", "\u009b2J", "\x7f\u202e", "ü"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "[\n  \"\\u001b\\n\",\n  \"\\u009b2J\",\n  \"\\u007f\\u202e\",\n  \"ü\"\n]\n"; text.String() != want {
+		t.Errorf("got %q, want %q", text.String(), want)
+	}
+}
+
 // TestErrorText has errors with the guest's word in them: it may not speak to the terminal.
 func TestErrorText(t *testing.T) {
 	for _, test := range []struct {

@@ -14,9 +14,12 @@ import (
 )
 
 func printJSON(w io.Writer, value any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, safeJSON(string(text)))
+	return err
 }
 
 // printAge says how long ago something was, as people do.
@@ -51,9 +54,14 @@ func compactJSON(text []byte) (string, error) {
 	if err := json.Compact(&compact, text); err != nil {
 		return "", err
 	}
+	return safeJSON(compact.String()), nil
+}
+
+// safeJSON escapes what would speak to the terminal in the texts of JSON. The ends of lines are between these.
+func safeJSON(text string) string {
 	var safe strings.Builder
-	for _, r := range compact.String() {
-		if unicode.IsPrint(r) {
+	for _, r := range text {
+		if r == '\n' || unicode.IsPrint(r) {
 			safe.WriteRune(r)
 			continue
 		}
@@ -61,5 +69,5 @@ func compactJSON(text []byte) (string, error) {
 			fmt.Fprintf(&safe, `\u%04x`, unit)
 		}
 	}
-	return safe.String(), nil
+	return safe.String()
 }
