@@ -84,7 +84,9 @@ func TestUsableResolvConf(t *testing.T) {
 		want  string
 	}{
 		{"none", nil, ""},
-		{"real servers", map[string]string{etc: "search x\nnameserver 10.0.0.1\nnameserver fd00::1\n", systemdResolvConf: "nameserver 1.1.1.1\n"}, etc},
+		{"real servers", map[string]string{
+			etc: "search x\nnameserver 10.0.0.1\nnameserver fd00::1\n", systemdResolvConf: "nameserver 1.1.1.1\n",
+		}, etc},
 		{"a stub", map[string]string{etc: "nameserver 127.0.0.53\n", systemdResolvConf: "nameserver 1.1.1.1\n"}, systemdResolvConf},
 		{"only a stub", map[string]string{etc: "nameserver ::1\n"}, ""},
 		{"only a search", map[string]string{etc: "search x\n# nameserver 10.0.0.1\n"}, ""},

@@ -66,7 +66,8 @@ func TestNewSpec(t *testing.T) {
 			if resources := spec.Linux.Resources; !reflect.DeepEqual(resources.CPU, test.cpu) || !reflect.DeepEqual(resources.Memory, test.memory) {
 				t.Errorf("got %+v, %+v", resources.CPU, resources.Memory)
 			}
-			if spec.Annotations[annotationImageName] != test.request.Source || spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly ||
+			if spec.Annotations[annotationImageName] != test.request.Source ||
+				spec.Hostname != test.host || spec.Root.Path != "/root" || spec.Root.Readonly ||
 				!slices.Contains(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/net"}) {
 				t.Errorf("got %s, %+v", spec.Hostname, spec.Root)
 			}
