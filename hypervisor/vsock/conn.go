@@ -17,22 +17,25 @@ type daemonConn struct {
 	close func() error
 }
 
-func newDaemonConn(conn *net.UnixConn) *daemonConn {
-	return &daemonConn{conn, sync.OnceValue(func() error { return closeDrained(conn) })}
+// newDaemonConn takes the connection over. gone is called once, when the guest has nothing more to say after Close, or no more time.
+func newDaemonConn(conn *net.UnixConn, gone func()) *daemonConn {
+	return &daemonConn{conn, sync.OnceValue(func() error { return closeDrained(conn, gone) })}
 }
 
 // Close implements net.Conn. It does not wait.
 func (c *daemonConn) Close() error { return c.close() }
 
 // closeDrained ends a connection for its user at once, and for the daemon as soon as that has nothing more to say.
-func closeDrained(conn *net.UnixConn) error {
+func closeDrained(conn *net.UnixConn, gone func()) error {
 	rest, err := duplicate(conn)
 	if err != nil {
+		defer gone()
 		return conn.Close()
 	}
 	_ = conn.CloseWrite() // fails if the daemon has closed first
 	err = conn.Close()
 	go func() {
+		defer gone()
 		defer rest.Close()
 		if rest.SetReadDeadline(time.Now().Add(drainTimeout)) == nil {
 			_, _ = io.Copy(io.Discard, rest)

@@ -88,12 +88,13 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 
 // listenIn listens on a port of the host, as the guest of the daemon in that directory sees it.
 func listenIn(dir string, port uint32) (*acceptor, error) {
-	listener, err := net.Listen("unix", filepath.Join(dir, fmt.Sprintf("%s_%d", dialSocket, port)))
+	path := filepath.Join(dir, fmt.Sprintf("%s_%d", dialSocket, port))
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	everybody := func(net.Conn) bool { return true } // the daemon has one guest, and the directory is ours
-	return newAcceptor(listener, port, everybody), nil
+	return newAcceptor(newDaemonListener(listener, maxPortConns), port, everybody), nil
 }
 
 // Listen implements Device. The guest has the ports to itself.
@@ -199,16 +200,7 @@ func (d *daemonDevice) Dial(ctx context.Context, port uint32) (net.Conn, error) 
 	if err != nil {
 		return nil, dialError(port, err)
 	}
-	return newDaemonConn(conn.(*net.UnixConn)), nil
-}
-
-// Accept implements Device.
-func (d *daemonDevice) Accept(ctx context.Context) (net.Conn, error) {
-	conn, err := d.acceptor.Accept(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return newDaemonConn(conn.(*net.UnixConn)), nil
+	return newDaemonConn(conn.(*net.UnixConn), func() {}), nil
 }
 
 // dialThrough connects to the daemon's socket and has it connect to the guest's port.
