@@ -29,7 +29,7 @@ const resolvConf = "/etc/resolv.conf"
 // maxResolvConf is how much of a resolv.conf is read, in bytes: resolvers take three servers and six names of domains.
 const maxResolvConf = 64 << 10
 
-// loggedRefusals is how many refusals of a container's network, or of a client of an ssh-agent, are logged in a second.
+// loggedRefusals is how many refusals of a container's network, or of those who dial what is for the agent, are logged in a second.
 const loggedRefusals = 10
 
 // egressGuard is a sandbox's egress policy at work.
@@ -92,7 +92,7 @@ func (s *Sandbox) resolveNames(ctx context.Context, times *trace) error {
 		return nil
 	}
 	defer times.stage("egress")()
-	listener, err := s.guest.Listen(protocol.DNSPort)
+	listener, err := s.listenForAgent(protocol.DNSPort)
 	if err != nil {
 		return fmt.Errorf("serve the guest's resolver: %w", err)
 	}
@@ -112,7 +112,7 @@ func (s *Sandbox) resolveNames(ctx context.Context, times *trace) error {
 		s.egress.filter.Close()
 		return err
 	})
-	if _, err := s.call(ctx, callTimeout, protocol.Resolver{Port: listener.Port()}); err != nil {
+	if _, err := s.call(ctx, callTimeout, protocol.Resolver{Port: listener.Port(), Token: listener.token}); err != nil {
 		return fmt.Errorf("have the guest's names resolved by the host: %w", err)
 	}
 	return nil

@@ -87,7 +87,14 @@ func TestEgress(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(w.dir.path, resolvDir, container.id)); string(text) != "nameserver 127.0.0.1\nsearch a.test\n" {
 		t.Errorf("its resolv.conf says %q, %v", text, err)
 	}
-	w.expectRefused(t, "other.test.")
+	for range protocol.MaxResolverConns { // strangers take no place
+		stranger, err := w.fakeGuest.dialHost(told[0].Port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stranger.Close()
+	}
+	w.expectRefused(t, told[0], "other.test.")
 	if err := record.cleanup(); err != nil { // as after a killed shim
 		t.Error(err)
 	}
@@ -111,9 +118,9 @@ func TestEgress(t *testing.T) {
 }
 
 // expectRefused asks for a name as the guest does.
-func (w *world) expectRefused(t *testing.T, name string) {
+func (w *world) expectRefused(t *testing.T, at protocol.Resolver, name string) {
 	t.Helper()
-	conn, err := w.fakeGuest.dialHost(protocol.DNSPort)
+	conn, err := w.fakeGuest.dialHost(at.Port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +132,7 @@ func (w *world) expectRefused(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Write([]byte{protocol.ResolverStream}); err != nil {
+	if _, err := conn.Write(append(at.Token[:], protocol.ResolverStream)); err != nil {
 		t.Fatal(err)
 	}
 	if err := protocol.WriteDNS(conn, question); err != nil {

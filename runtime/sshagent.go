@@ -3,7 +3,6 @@ package runtime
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/limpet-run/limpet/guest/protocol"
-	"github.com/limpet-run/limpet/hypervisor/vsock"
 )
 
 // SSHAgentRequest is what a visitor of SSHAgentDoor says, as one JSON text. He is answered by a status (protocol.ReadStatus); from then on
@@ -32,8 +30,6 @@ const (
 	maxSSHAgentRequest = 8 << 10
 	// sshAgentRequestTimeout is how long a visitor may take to say it.
 	sshAgentRequestTimeout = 10 * time.Second
-	// sshAgentTokenTimeout is how long the guest may take from a connection to its token: it sends it at once.
-	sshAgentTokenTimeout = 10 * time.Second
 )
 
 // serveSSHAgent lets a container use an ssh-agent of the host's for as long as the visitor stays.
@@ -63,8 +59,7 @@ func (s *Sandbox) serveSSHAgent(ctx context.Context, visitor *net.UnixConn) {
 type sshAgentOffer struct {
 	container *Container
 	socket    string
-	token     protocol.Token // what the agent's connections begin with, and those of other processes of the guest do not
-	listener  vsock.Listener
+	listener  *agentListener
 	ctx       context.Context // ends with the offer
 	end       context.CancelFunc
 	serving   sync.WaitGroup
@@ -89,10 +84,9 @@ func (s *Sandbox) offerSSHAgent(ctx context.Context, request SSHAgentRequest) (*
 	if !s.sshAgent.TryLock() {
 		return nil, fmt.Errorf("sandbox %s has an ssh-agent already: end the other command first: %w", s.id, errdefs.ErrAlreadyExists)
 	}
-	token := protocol.NewToken()
-	listener, err := s.guest.Listen(protocol.SSHAgentPort)
+	listener, err := s.listenForAgent(protocol.SSHAgentPort)
 	if err == nil {
-		_, err = s.call(ctx, callTimeout, protocol.SSHAgent{ContainerID: container.id, Port: listener.Port(), Token: token})
+		_, err = s.call(ctx, callTimeout, protocol.SSHAgent{ContainerID: container.id, Port: listener.Port(), Token: listener.token})
 		if err != nil {
 			err = errors.Join(err, listener.Close())
 		}
@@ -102,7 +96,7 @@ func (s *Sandbox) offerSSHAgent(ctx context.Context, request SSHAgentRequest) (*
 		return nil, fmt.Errorf("ssh-agent for container %s: %w", container.id, err)
 	}
 	container.log.Info("the container may use an ssh-agent of the host", "socket", request.Socket)
-	offer := &sshAgentOffer{container: container, socket: request.Socket, token: token, listener: listener}
+	offer := &sshAgentOffer{container: container, socket: request.Socket, listener: listener}
 	offer.ctx, offer.end = context.WithCancel(context.WithoutCancel(ctx))
 	return offer, nil
 }
@@ -149,9 +143,6 @@ func (o *sshAgentOffer) serve() {
 // relay passes requests and answers on, one at a time, until one side hangs up. What does more than use the keys is refused.
 func (o *sshAgentOffer) relay(guest net.Conn) error {
 	defer context.AfterFunc(o.ctx, func() { guest.Close() })()
-	if err := o.checkToken(guest); err != nil {
-		return err
-	}
 	agent, err := new(net.Dialer).DialContext(o.ctx, "unix", o.socket)
 	if err != nil {
 		return fmt.Errorf("reach the ssh-agent: %w", err)
@@ -176,19 +167,4 @@ func (o *sshAgentOffer) relay(guest net.Conn) error {
 			return err
 		}
 	}
-}
-
-// checkToken reads the token with which a connection of the agent's begins.
-func (o *sshAgentOffer) checkToken(guest net.Conn) error {
-	if err := guest.SetReadDeadline(time.Now().Add(sshAgentTokenTimeout)); err != nil {
-		return err
-	}
-	var told protocol.Token
-	if _, err := io.ReadFull(guest, told[:]); err != nil {
-		return fmt.Errorf("wait for its token: %w", err)
-	}
-	if subtle.ConstantTimeCompare(told[:], o.token[:]) != 1 {
-		return fmt.Errorf("it is not the agent who dials: %w", errdefs.ErrUnauthenticated)
-	}
-	return guest.SetReadDeadline(time.Time{})
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -84,8 +85,8 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		Dial:     func(ctx context.Context) (net.Conn, error) { return dialHost(ctx, protocol.SessionPortBase+cid) },
 		Machine:  hardware{},
 		Volumes:  volume.NewSet(protocol.VolumesDir),
-		Resolver: dns.New(dialHost, logger),
-		SSHAgent: sshagent.New(rootOf, dialHost, logger),
+		Resolver: dns.New(dialService, logger),
+		SSHAgent: sshagent.New(rootOf, dialService, logger),
 		Containers: container.Options{
 			Reaper: children, Streams: server, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
 			Overlays:   protocol.OverlaysDir,
@@ -159,6 +160,18 @@ func hostCertificates(ctx context.Context, a *agent.Agent) (path string, err err
 // dialHost connects to a port of the host's.
 func dialHost(_ context.Context, port uint32) (net.Conn, error) {
 	return vsock.Dial(protocol.HostCID, port, nil)
+}
+
+// dialService connects to a port of the host's that is for the agent alone, and says the token by which the host knows it.
+func dialService(ctx context.Context, port uint32, token protocol.Token) (net.Conn, error) {
+	conn, err := dialHost(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(token[:]); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 // listen listens on ports for connections of the host.

@@ -32,7 +32,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 			`{"type":"pod","hostname":"barnacle","sysctls":[["kernel.shmmax","1"]],` +
 				`"uid_mappings":[{"container_id":0,"host_id":100000,"size":65536}]}`},
 		{Pod{}, `{"type":"pod"}`},
-		{Resolver{Port: 6002}, `{"type":"resolver","port":6002}`},
+		{Resolver{Port: 6002, Token: Token{2}}, `{"type":"resolver","port":6002,"token":"02` + strings.Repeat("0", 62) + `"}`},
 		{SSHAgent{ContainerID: "c", Port: 6001, Token: Token{1}},
 			`{"type":"ssh_agent","container_id":"c","port":6001,"token":"01` + strings.Repeat("0", 62) + `"}`},
 		{Ping{Data: 1<<64 - 1}, `{"type":"ping","data":18446744073709551615}`},
@@ -80,6 +80,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"type":"pod","uid_mappings":[{"container_id":0,"host_id":1}]}`:                   "size is missing",
 		`{"type":"pod","sysctls":null}`:                                                    "sysctls: is null",
 		`{"type":"resolver"}`:                                                              "port is missing",
+		`{"type":"resolver","port":6002}`:                                                  "token is missing",
 		`["stop"]`:                                                                         "want an object",
 		`["ping"]`:                                                                         "want an object", // only a message without fields may be a bare name
 		`["ping",1]`:                                                                       "array of more than a name",

@@ -11,18 +11,19 @@ import (
 )
 
 // Resolver has the guest's names resolved by the host: what is asked at port 53 of the guest's loopback is asked at this port of the host's.
-// It may be sent again with the same port.
+// It may be sent again with the same port and token.
 //
-// The guest opens connections there, as many as it has questions at the same time. The first byte says how the questions came,
-// ResolverDatagrams or ResolverStream; then questions and answers follow each other, one at a time, each with its length before it, as in DNS
-// over TCP.
+// The guest opens connections there, as many as it has questions at the same time. Each begins with the token, which no container knows: any
+// of them could dial the port. The next byte says how the questions came, ResolverDatagrams or ResolverStream; then questions and answers
+// follow each other, one at a time, each with its length before it, as in DNS over TCP.
 type Resolver struct {
-	Port uint32 `json:"port"` // of AF_VSOCK
+	Port  uint32 `json:"port"` // of AF_VSOCK
+	Token Token  `json:"token"`
 }
 
 // SSHAgent makes the socket SSHAgentSocket in a container that runs, whose clients speak with the ssh-agent at this port of the host's; or
-// takes it away. The guest opens a connection there for each client and begins it with the token, which no container knows: each could dial
-// the port. Then requests and answers follow each other as the client and the agent write them, one at a time.
+// takes it away. The guest opens a connection there for each client, which begins with the token as those for a Resolver. Then requests and
+// answers follow each other as the client and the agent write them, one at a time.
 type SSHAgent struct {
 	ContainerID string `json:"container_id"`
 	Port        uint32 `json:"port"` // of AF_VSOCK; 0: there is no ssh-agent any more

@@ -33,15 +33,15 @@ var addresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6L
 
 // Server is the guest's resolver.
 type Server struct {
-	dial   func(ctx context.Context, port uint32) (net.Conn, error)
+	dial   func(ctx context.Context, port uint32, token protocol.Token) (net.Conn, error)
 	logger *slog.Logger
 
-	mu   sync.Mutex
-	port uint32 // the host's; 0: nothing has been asked for
+	mu sync.Mutex
+	at protocol.Resolver // the host's; its zero value: nothing has been asked for
 }
 
-// New makes a server that listens when it is asked to. dial connects to a port of the host's.
-func New(dial func(ctx context.Context, port uint32) (net.Conn, error), logger *slog.Logger) *Server {
+// New makes a server that listens when it is asked to. dial connects to a port of the host's and says the token.
+func New(dial func(ctx context.Context, port uint32, token protocol.Token) (net.Conn, error), logger *slog.Logger) *Server {
 	return &Server{dial: dial, logger: logger}
 }
 
@@ -49,9 +49,10 @@ func New(dial func(ctx context.Context, port uint32) (net.Conn, error), logger *
 func (s *Server) Resolve(m protocol.Resolver) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.port != 0 {
-		if s.port != m.Port {
-			return fmt.Errorf("resolve names by the host's port %d: it is %d already: %w", m.Port, s.port, errdefs.ErrAlreadyExists)
+	if s.at.Port != 0 {
+		if s.at != m {
+			return fmt.Errorf("resolve names by the host's port %d: another resolver, at %d, has been named: %w", m.Port, s.at.Port,
+				errdefs.ErrAlreadyExists)
 		}
 		return nil
 	}
@@ -59,8 +60,8 @@ func (s *Server) Resolve(m protocol.Resolver) error {
 	if err != nil {
 		return fmt.Errorf("resolve names by the host: %w", err)
 	}
-	s.port = m.Port
-	s.serve(sockets, func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, m.Port) })
+	s.at = m
+	s.serve(sockets, func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, m.Port, m.Token) })
 	return nil
 }
 

@@ -167,11 +167,13 @@ func TestResolve(t *testing.T) {
 		t.Error("listens at a port that is taken")
 	}
 	s := New(nil, slog.New(slog.DiscardHandler))
-	s.port = 6002
-	if err := s.Resolve(protocol.Resolver{Port: 6002}); err != nil {
+	s.at = protocol.Resolver{Port: 6002, Token: protocol.Token{1}}
+	if err := s.Resolve(s.at); err != nil {
 		t.Error(err)
 	}
-	if err := s.Resolve(protocol.Resolver{Port: 6003}); !errdefs.IsAlreadyExists(err) {
-		t.Errorf("another port: %v", err)
+	for _, other := range []protocol.Resolver{{Port: 6003, Token: protocol.Token{1}}, {Port: 6002, Token: protocol.Token{2}}} {
+		if err := s.Resolve(other); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("another port or token: %v", err)
+		}
 	}
 }

@@ -24,7 +24,7 @@ const socketMode = 0o666
 // Server makes the sockets.
 type Server struct {
 	root   func(container string) (*os.File, error)
-	dial   func(ctx context.Context, port uint32) (net.Conn, error)
+	dial   func(ctx context.Context, port uint32, token protocol.Token) (net.Conn, error)
 	logger *slog.Logger
 	places chan struct{} // one element for each client
 
@@ -39,9 +39,9 @@ type offer struct {
 }
 
 // New makes a server without a socket. root opens a container's root directory as its processes see it; dial connects to a port of the
-// host's.
-func New(root func(container string) (*os.File, error), dial func(ctx context.Context, port uint32) (net.Conn, error),
-	logger *slog.Logger) *Server {
+// host's and says the token.
+func New(root func(container string) (*os.File, error),
+	dial func(ctx context.Context, port uint32, token protocol.Token) (net.Conn, error), logger *slog.Logger) *Server {
 	return &Server{
 		root: root, dial: dial, logger: logger, places: make(chan struct{}, protocol.MaxSSHAgentClients), offers: map[string]*offer{},
 	}
@@ -160,15 +160,12 @@ func (s *Server) serve(ctx context.Context, listener *net.UnixListener, at proto
 
 // relay passes requests and answers on, one at a time, until one side hangs up.
 func (s *Server) relay(ctx context.Context, client net.Conn, at protocol.SSHAgent) error {
-	host, err := s.dial(ctx, at.Port)
+	host, err := s.dial(ctx, at.Port, at.Token)
 	if err != nil {
 		return fmt.Errorf("reach the host's ssh-agent: %w", err)
 	}
 	defer host.Close()
 	defer context.AfterFunc(ctx, func() { client.Close(); host.Close() })()
-	if _, err := host.Write(at.Token[:]); err != nil {
-		return fmt.Errorf("reach the host's ssh-agent: %w", err)
-	}
 	for {
 		if err := protocol.CopySSHAgentMessage(host, client); err != nil {
 			return err

@@ -54,14 +54,13 @@ func newServer(t *testing.T, containers ...string) (*Server, string) {
 	return s, roots
 }
 
-func dialFake(_ context.Context, port uint32) (net.Conn, error) {
+func dialFake(_ context.Context, port uint32, token protocol.Token) (net.Conn, error) {
+	if token != testToken {
+		return nil, errdefs.ErrUnauthenticated
+	}
 	guest, host := net.Pipe()
 	go func() {
 		defer host.Close()
-		var token protocol.Token
-		if _, err := io.ReadFull(host, token[:]); err != nil || token != testToken {
-			return
-		}
 		for {
 			request, err := read(host)
 			if err != nil || write(host, append([]byte{byte(port)}, request...)) != nil {
