@@ -1,7 +1,9 @@
 package network
 
 import (
+	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -14,11 +16,12 @@ import (
 //
 //   - what is for an address of a range, or for one that was admitted (see Namespace.Admit);
 //   - answers: TCP and UDP to those who have spoken to the guest, from and to the same ports, but no new connections; and echoes;
-//   - what Ethernet needs: ARP, IPv6's search for neighbours and routers, and its word to the switch which groups it is in.
+//   - what Ethernet needs: ARP, IPv6's search for neighbours and routers, and its word to the switch which groups it is in,
+//     as long as they are short.
 //
 // All of it must come from the card's own addresses, be plain Ethernet, and have no options of IPv4 or extension headers of IPv6 other
-// than a fragment's, which could lead it elsewhere. Everything else is refused, and told to who listens (see Namespace.Refusals), who
-// answers the guest at once, with TCP's reset or ICMP's "prohibited". What is for the guest passes.
+// than one of a fragment, with none behind it: they could lead it elsewhere. Everything else is refused, and told to who listens (see
+// Namespace.Refusals), who answers the guest at once, with TCP's reset or ICMP's "prohibited". What is for the guest passes.
 //
 // The rules do the passing on, in a table of the packet filter for each card: without them nothing passes.
 type Gate struct {
@@ -39,6 +42,15 @@ const (
 	udpSilence = 2 * time.Minute
 	// echoTime is how long an echo may take.
 	echoTime = 10 * time.Second
+)
+
+// How long a packet may be that IPv6 needs on Ethernet, in bytes with the header: they are for neighbours, and tell them nothing else.
+const (
+	// maxNDP is the header, the longest message without its options (RFC 4861, 4.4: 24 bytes), and 64 for these: Linux sends a hardware
+	// address and a nonce, of 8 bytes each.
+	maxNDP = 40 + 24 + 64
+	// maxMLD has room for 22 groups (RFC 3810, 5.2: 20 bytes each). Every address of the card is in one.
+	maxMLD = 512
 )
 
 const (
@@ -113,6 +125,7 @@ const (
 	chainPass   = "pass"   // out at the interface
 	chainRefuse = "refuse" // back to the guest
 	chainNDP    = "ndp"
+	chainPlain6 = "plain6" // what has no headers that could lead it elsewhere
 )
 
 // plan plans the table of a card whose interface is up.
@@ -133,18 +146,20 @@ func (g Gate) plan(card Card, tapIndex int) gatePlan {
 		of(isNotIn("protocols4", ip4Protocol), end(chainRefuse)),
 	}, g.common(gate4)...)}
 	ip4.rules = append(ip4.rules, of(ip4Destination.is(broadcast...), drop), end(chainRefuse))
-	ip6 := gateChain{name: "ip6", rules: append([]rule{
+	ip6 := gateChain{name: "ip6", rules: []rule{
 		// Word of groups has a header for routers in front.
-		of(ip6NextHeader.is(unix.IPPROTO_HOPOPTS), transport(unix.IPPROTO_ICMPV6), isIn("mld", icmpType), ip6Destination.within(onLink6),
-			end(chainPass)),
+		of(ip6NextHeader.is(unix.IPPROTO_HOPOPTS), ip6SecondNext.is(unix.IPPROTO_ICMPV6), isIn("mld", icmpType), isIn("link6", ip6Source),
+			ip6Destination.within(onLink6), noLonger(maxMLD), end(chainPass)),
 		of(ip6NextHeader.is(unix.IPPROTO_ICMPV6), isIn("ndp", icmpType), end(chainNDP)),
-		of(isNotIn("protocols6", ip6NextHeader), end(chainRefuse)),
-	}, g.common(gate6)...)}
-	ip6.rules = append(ip6.rules, end(chainRefuse))
+		of(isIn("protocols6", ip6NextHeader), end(chainPlain6)),
+		of(ip6NextHeader.is(unix.IPPROTO_FRAGMENT), isIn("protocols6", ip6SecondNext), end(chainPlain6)),
+		end(chainRefuse),
+	}}
+	plain6 := gateChain{name: chainPlain6, rules: append(g.common(gate6), end(chainRefuse))}
 	return gatePlan{
-		sets: append(g.sets(gate4), g.sets(gate6)...),
+		sets: slices.Concat(g.sets(gate4), g.sets(gate6), linkSets(g.Addresses, card.MAC)),
 		chains: []gateChain{
-			guest, arp, ip4, ip6, g.ndp(), world(card, tapIndex), refuse(),
+			guest, arp, ip4, ip6, plain6, g.ndp(), world(card, tapIndex), refuse(),
 			{name: chainPass, rules: []rule{sendOut(card.Index)}},
 		},
 	}
@@ -174,14 +189,16 @@ func (g Gate) common(family gateFamily) []rule {
 
 // ndp lets neighbour discovery pass that no router hands on (RFC 4861, 7.1).
 func (g Gate) ndp() gateChain {
-	own := ip6HopLimit.is(255)
 	rules := []rule{
-		of(own, ip6Destination.within(onLink6), end(chainPass)),
-		of(own, ip6Destination.within(linkLocal), end(chainPass)),
+		of(isNotIn("link6", ip6Source), end(chainRefuse)),
+		of(longerThan(maxNDP), end(chainRefuse)),
+		of(ip6HopLimit.differs(255), end(chainRefuse)),
+		of(ip6Destination.within(onLink6), end(chainPass)),
+		of(ip6Destination.within(linkLocal), end(chainPass)),
 	}
 	for _, prefix := range g.Addresses {
 		if prefix.Addr().Is6() {
-			rules = append(rules, of(own, ip6Destination.within(prefix), end(chainPass)))
+			rules = append(rules, of(ip6Destination.within(prefix), end(chainPass)))
 		}
 	}
 	return gateChain{name: chainNDP, rules: append(rules, end(chainRefuse))}
@@ -225,24 +242,43 @@ func (g Gate) sets(family gateFamily) []gateSet {
 		{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {family.icmp},
 	}}
 	speaker := []nftables.SetDatatype{family.address, nftables.TypeInetService, nftables.TypeInetService}
-	sets := []gateSet{
-		own,
+	return []gateSet{
+		own, protocols,
 		{name: named("admitted"), keys: own.keys, size: MaxAdmitted},
 		{name: named("tcp"), keys: speaker, size: maxSpeakers, timeout: tcpSilence},
 		{name: named("udp"), keys: speaker, size: maxSpeakers, timeout: udpSilence},
 		{name: named("echo"), keys: own.keys, size: maxSpeakers, timeout: echoTime},
 	}
-	if family.suffix == gate6.suffix {
-		const (
-			routerSolicitation, neighborSolicitation, neighborAdvertisement = 133, 135, 136 // RFC 4861
-			mldReport, mldDone, mldReport2                                  = 131, 132, 143 // RFC 2710, 3810
-		)
-		protocols.members = append(protocols.members, []byte{unix.IPPROTO_FRAGMENT})
-		kinds := []nftables.SetDatatype{nftables.TypeICMP6Type}
-		sets = append(sets,
-			gateSet{name: "ndp", keys: kinds, members: [][]byte{{routerSolicitation}, {neighborSolicitation}, {neighborAdvertisement}}},
-			gateSet{name: "mld", keys: kinds, members: [][]byte{{mldReport}, {mldDone}, {mldReport2}}},
-		)
+}
+
+// linkSets are those of what IPv6 needs on Ethernet.
+func linkSets(own []netip.Prefix, mac net.HardwareAddr) []gateSet {
+	const (
+		routerSolicitation, neighborSolicitation, neighborAdvertisement = 133, 135, 136 // RFC 4861
+		mldReport, mldDone, mldReport2                                  = 131, 132, 143 // RFC 2710, 3810
+	)
+	sources := [][]byte{
+		netip.IPv6Unspecified().AsSlice(), // who has no address yet: is it taken?
+		linkLocalOf(mac).AsSlice(),
 	}
-	return append(sets, protocols)
+	for _, prefix := range own {
+		if prefix.Addr().Is6() {
+			sources = append(sources, prefix.Addr().AsSlice())
+		}
+	}
+	kinds := []nftables.SetDatatype{nftables.TypeICMP6Type}
+	return []gateSet{
+		{name: "link6", keys: []nftables.SetDatatype{gate6.address}, members: sources},
+		{name: "ndp", keys: kinds, members: [][]byte{{routerSolicitation}, {neighborSolicitation}, {neighborAdvertisement}}},
+		{name: "mld", keys: kinds, members: [][]byte{{mldReport}, {mldDone}, {mldReport2}}},
+	}
+}
+
+// linkLocalOf is the address that the guest's kernel makes of the card's hardware address: RFC 4291, appendix A.
+func linkLocalOf(mac net.HardwareAddr) netip.Addr {
+	address := [16]byte{0: 0xfe, 1: 0x80, 11: 0xff, 12: 0xfe}
+	copy(address[8:], mac[:3])
+	copy(address[13:], mac[3:])
+	address[8] ^= 0x02
+	return netip.AddrFrom16(address)
 }

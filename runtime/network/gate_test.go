@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -146,9 +147,16 @@ func guestFrames(mac []byte) map[string]struct {
 	frame6 := func(destination netip.Addr, next byte, payload []byte) []byte {
 		return ethernet(mac, ip6, packet6(own6, destination, next, 64, payload))
 	}
-	ndp := func(source, destination netip.Addr, kind, hops byte) []byte {
-		return ethernet(mac, ip6, packet6(source, destination, icmp6, hops, append([]byte{kind, 0, 0, 0}, make([]byte, 20)...)))
+	ndpWith := func(source, destination netip.Addr, kind, hops byte, options int) []byte {
+		return ethernet(mac, ip6, packet6(source, destination, icmp6, hops, append([]byte{kind, 0, 0, 0}, make([]byte, 20+options)...)))
 	}
+	ndp := func(source, destination netip.Addr, kind, hops byte) []byte {
+		return ndpWith(source, destination, kind, hops, 0)
+	}
+	groups := func(source, destination netip.Addr, extensions []byte) []byte {
+		return ethernet(mac, ip6, packet6(source, destination, hopByHop, 1, extensions))
+	}
+	own6Link := linkLocalOf(mac)
 	arpRequest := func(sender []byte, address netip.Addr) []byte {
 		return ethernet(mac, arp, slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 1}, sender, address.AsSlice(), make([]byte, 6), other4.AsSlice()))
 	}
@@ -158,6 +166,10 @@ func guestFrames(mac []byte) map[string]struct {
 	extension := func(next byte, kind byte, rest []byte) []byte {
 		return append([]byte{next, 0, kind, 0, 0, 0, 0, 0}, rest...)
 	}
+	fragment := func(next byte, offset uint16, rest []byte) []byte {
+		header := binary.BigEndian.AppendUint16([]byte{next, 0}, offset<<3|1)
+		return slices.Concat(header, []byte{0, 0, 0, 1}, rest)
+	}
 	stranger := []byte{2, 0, 0, 0, 0, 0x66}
 	vlan := ethernet(mac, 0x8100, append([]byte{0, 7, 8, 0}, packet4(own4, admitted4, tcp, syn, nil)...))
 	return map[string]test{
@@ -166,7 +178,8 @@ func guestFrames(mac []byte) map[string]struct {
 		"admitted, echo":            {frame4(admitted4, icmp, []byte{8, 0, 0, 0, 0, 0, 0, 0}), true},
 		"admitted, later fragment":  {fragment4(admitted4, 100), true},
 		"admitted, IPv6":            {frame6(admitted6, tcp, syn), true},
-		"admitted, IPv6 fragment":   {frame6(admitted6, frag, append([]byte{udp, 0, 0, 0xff, 0, 0, 0, 1}, udpDatagram(1, 2)...)), true},
+		"admitted, IPv6 fragment":   {frame6(admitted6, frag, fragment(udp, 31, udpDatagram(1, 2))), true},
+		"admitted, first fragment":  {frame6(admitted6, frag, fragment(tcp, 0, syn)), true},
 		"in a range":                {frame4(ranged4, tcp, syn), true},
 		"in a range, IPv6":          {frame6(ranged6, tcp, syn), true},
 		"ARP":                       {arpRequest(mac, own4), true},
@@ -174,8 +187,12 @@ func guestFrames(mac []byte) map[string]struct {
 		"neighbour":                 {ndp(own6, neighbor6, 135, 255), true},
 		"neighbour, group":          {ndp(own6, allNodes6, 136, 255), true},
 		"neighbour, is it taken":    {ndp(netip.IPv6Unspecified(), allNodes6, 135, 255), true},
-		"router":                    {ndp(router6, allNodes6, 133, 255), true},
-		"word of groups":            {ethernet(mac, ip6, packet6(router6, allNodes6, hopByHop, 1, extension(icmp6, 5, make143()))), true},
+		"neighbour, options":        {ndpWith(own6, neighbor6, 135, 255, 64), true},
+		"neighbour, of the link":    {ndp(own6Link, router6, 136, 255), true},
+		"router":                    {ndp(own6Link, allNodes6, 133, 255), true},
+		"word of groups":            {groups(own6Link, allNodes6, extension(icmp6, 5, make143(0))), true},
+		"word of groups, no name":   {groups(netip.IPv6Unspecified(), allNodes6, extension(icmp6, 5, make143(0))), true},
+		"word of many groups":       {groups(own6Link, allNodes6, extension(icmp6, 5, make143(22))), true},
 		"other":                     {frame4(other4, tcp, syn), false},
 		"other, UDP":                {frame4(other4, udp, udpDatagram(5, 53)), false},
 		"other, echo":               {frame4(other4, icmp, []byte{8, 0, 0, 0, 0, 0, 0, 0}), false},
@@ -183,7 +200,7 @@ func guestFrames(mac []byte) map[string]struct {
 		"other, no beginning":       {frame4(other4, tcp, tcpSegment(40000, 443, tcpACK)), false},
 		"other, later fragment":     {fragment4(other4, 100), false},
 		"other, IPv6":               {frame6(other6, tcp, syn), false},
-		"other, behind a fragment":  {frame6(other6, frag, append([]byte{tcp, 0, 0, 0, 0, 0, 0, 1}, syn...)), false},
+		"other, behind a fragment":  {frame6(other6, frag, fragment(tcp, 0, syn)), false},
 		"other, behind routing":     {frame6(other6, routing, extension(tcp, 0, syn)), false},
 		"broadcast":                 {frame4(netip.AddrFrom4([4]byte{255, 255, 255, 255}), udp, udpDatagram(68, 67)), false},
 		"group":                     {frame4(netip.MustParseAddr("224.0.0.251"), udp, udpDatagram(5353, 5353)), false},
@@ -199,7 +216,20 @@ func guestFrames(mac []byte) map[string]struct {
 		"ARP for another address":   {arpRequest(mac, other4), false},
 		"neighbour far away":        {ndp(own6, other6, 135, 255), false},
 		"neighbour behind a router": {ndp(own6, neighbor6, 135, 64), false},
-		"word of groups far away":   {ethernet(mac, ip6, packet6(own6, other6, hopByHop, 1, extension(icmp6, 5, make143()))), false},
+		"neighbour of another":      {ndp(neighbor6, allNodes6, 136, 255), false},
+		"neighbour of another link": {ndp(router6, allNodes6, 136, 255), false},
+		"neighbour, long":           {ndpWith(own6, neighbor6, 135, 255, 65), false},
+		"neighbour, more behind":    {append(ndp(own6, neighbor6, 135, 255), make([]byte, 65)...), false},
+		"router of another":         {ndp(router6, allNodes6, 133, 255), false},
+		"word of groups far away":   {groups(own6, other6, extension(icmp6, 5, make143(0))), false},
+		"word of another's groups":  {groups(router6, allNodes6, extension(icmp6, 5, make143(0))), false},
+		"word of groups, long":      {groups(own6Link, allNodes6, extension(icmp6, 5, make143(23))), false},
+		"word of groups, routed":    {groups(own6Link, allNodes6, extension(routing, 5, extension(icmp6, 0, make143(0)))), false},
+		"fragment, routed":          {frame6(admitted6, frag, fragment(routing, 0, extension(tcp, 0, syn))), false},
+		"later fragment, routed":    {frame6(admitted6, frag, fragment(routing, 31, syn)), false},
+		"fragment of a fragment":    {frame6(admitted6, frag, fragment(frag, 0, fragment(routing, 0, extension(tcp, 0, syn)))), false},
+		"fragment, hop by hop":      {frame6(ranged6, frag, fragment(hopByHop, 0, extension(tcp, 1, syn))), false},
+		"fragment without header":   {frame6(admitted6, frag, nil), false},
 		"VLAN":                      {vlan, false},
 		"PPPoE":                     {ethernet(mac, 0x8864, make([]byte, 40)), false},
 		"802.3":                     {ethernet(mac, 40, make([]byte, 40)), false},
@@ -207,8 +237,12 @@ func guestFrames(mac []byte) map[string]struct {
 	}
 }
 
-// make143 is a report of groups (MLDv2).
-func make143() []byte { return append([]byte{143}, make([]byte, 7)...) }
+// make143 is a report of so many groups (MLDv2).
+func make143(groups int) []byte {
+	report := append([]byte{143}, make([]byte, 7+20*groups)...)
+	report[7] = byte(groups)
+	return report
+}
 
 // sourceRoute adds the option by which IPv4 is to be led elsewhere.
 func sourceRoute(header []byte) []byte {
@@ -319,6 +353,18 @@ func TestExpel(t *testing.T) {
 	expectClean(t, namespace, "lo", "peer", "eth0")
 	if err := namespace.Admit([]Card{card}, []netip.Addr{admitted4}); err == nil {
 		t.Error("the gate is left")
+	}
+}
+
+func TestLinkLocalOf(t *testing.T) {
+	for mac, want := range map[string]string{"02:00:00:00:00:01": "fe80::ff:fe00:1", "52:54:00:12:34:56": "fe80::5054:ff:fe12:3456"} {
+		address, err := net.ParseMAC(mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := linkLocalOf(address); got.String() != want {
+			t.Errorf("%s: %s", mac, got)
+		}
 	}
 }
 

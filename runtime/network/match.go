@@ -48,6 +48,7 @@ var (
 	ip6HopLimit    = field{expr.PayloadBaseNetworkHeader, 7, 1}
 	ip6Source      = field{expr.PayloadBaseNetworkHeader, 8, 16}
 	ip6Destination = field{expr.PayloadBaseNetworkHeader, 24, 16}
+	ip6SecondNext  = field{expr.PayloadBaseNetworkHeader, 40, 1} // what follows the extension header that is the first
 
 	sourcePort      = field{expr.PayloadBaseTransportHeader, 0, 2}
 	destinationPort = field{expr.PayloadBaseTransportHeader, 2, 2}
@@ -62,6 +63,11 @@ func (f field) load(register uint32) rule {
 // is holds if the field has this value.
 func (f field) is(value ...byte) rule {
 	return append(f.load(firstRegister), &expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: value})
+}
+
+// differs holds if the field has another value.
+func (f field) differs(value ...byte) rule {
+	return append(f.load(firstRegister), &expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: value})
 }
 
 // masked holds if the bits of the field that the mask has compare so with the value.
@@ -112,6 +118,22 @@ func transport(protocol byte) rule {
 	return rule{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{protocol}},
+	}
+}
+
+// longerThan holds if a packet, from its network header to the end of the frame, has more bytes.
+func longerThan(length uint32) rule { return compareLength(expr.CmpOpGt, length) }
+
+// noLonger is the opposite of longerThan.
+func noLonger(length uint32) rule { return compareLength(expr.CmpOpLte, length) }
+
+func compareLength(compare expr.CmpOp, length uint32) rule {
+	const size = 4 // bytes of it
+	return rule{
+		&expr.Meta{Key: expr.MetaKeyLEN, Register: firstRegister},
+		// Registers are compared byte by byte.
+		&expr.Byteorder{SourceRegister: firstRegister, DestRegister: firstRegister, Op: expr.ByteorderHton, Len: size, Size: size},
+		&expr.Cmp{Op: compare, Register: firstRegister, Data: binary.BigEndian.AppendUint32(nil, length)},
 	}
 }
 
