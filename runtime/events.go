@@ -1,11 +1,10 @@
 package runtime
 
 import (
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/printable"
 )
 
 // events takes what the agent says unasked, in its order. See client.Handler. The guest is not trusted: what names something
@@ -50,7 +49,7 @@ const (
 // exitStatus is what the agent says of an exit, put right: a code that no process can have is unknownExit, a time that is
 // not believable is now, a reason is short and printable.
 func exitStatus(exit protocol.Exit, now time.Time) ExitStatus {
-	status := ExitStatus{Code: unknownExit, At: now, OOM: exit.OOM, Reason: printable(exit.Reason, maxReason)}
+	status := ExitStatus{Code: unknownExit, At: now, OOM: exit.OOM, Reason: printable.Short(exit.Reason, maxReason)}
 	if exit.Code >= 0 && exit.Code <= 255 {
 		status.Code = uint32(exit.Code)
 	}
@@ -59,15 +58,4 @@ func exitStatus(exit protocol.Exit, now time.Time) ExitStatus {
 		status.At = at
 	}
 	return status
-}
-
-// printable replaces what would disturb a terminal, and cuts what is too long.
-func printable(text string, limit int) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
-	return strings.ToValidUTF8(text[:min(len(text), limit)], "")
 }

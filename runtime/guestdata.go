@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime/egress"
 )
 
@@ -36,7 +37,7 @@ func (s *Sandbox) guestData(files map[string]string) func(name string) ([]byte, 
 func (d guestData) read(name string) ([]byte, error) {
 	path := d[name]
 	if path == "" {
-		return nil, fmt.Errorf("guest_data has no %q: %w", printable(name, maxReason), errdefs.ErrNotFound)
+		return nil, fmt.Errorf("guest_data has no %q: %w", printable.Short(name, maxReason), errdefs.ErrNotFound)
 	}
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
 
@@ -290,7 +291,7 @@ func (s *Sandbox) lastWords() string {
 	}
 	text := "\nlast lines of the guest's console:"
 	for _, line := range lines[max(0, len(lines)-consoleLines):] {
-		text += "\n\t" + printable(strings.TrimSpace(line), maxConsoleLine)
+		text += "\n\t" + printable.Short(strings.TrimSpace(line), maxConsoleLine)
 	}
 	return text
 }

@@ -177,9 +177,3 @@ func TestStopOfHungGuest(t *testing.T) {
 		t.Errorf("exit: %+v", status)
 	}
 }
-
-func TestExitStatus(t *testing.T) {
-	if got := printable("a\x1bb\u00e9"+strings.Repeat("x", 10), 6); got != "a?b\u00e9x" {
-		t.Errorf("got %q", got)
-	}
-}

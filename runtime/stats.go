@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/printable"
 )
 
 // NoLimit is a limit that there is not.
@@ -115,7 +116,7 @@ func newCounters(list []protocol.Counter) (Counters, error) {
 	counters := make(Counters, len(list))
 	for _, counter := range list {
 		if !counterName.MatchString(counter.Name) {
-			return nil, fmt.Errorf("a counter has the name %q", printable(counter.Name, maxReason))
+			return nil, fmt.Errorf("a counter has the name %q", printable.Short(counter.Name, maxReason))
 		}
 		if _, twice := counters[counter.Name]; twice {
 			return nil, fmt.Errorf("the counter %s is there twice", counter.Name)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/execsidecar"
 )
@@ -87,7 +88,7 @@ func leftOut(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("all was copied but %d devices, pipes or sockets, the first is %s", len(names), printable(names[0]))
+	return fmt.Errorf("all was copied but %d devices, pipes or sockets, the first is %s", len(names), printable.Line(names[0]))
 }
 
 // tarIn has the container's tar unpack, in a directory, what is written.
@@ -161,7 +162,7 @@ func runTar(ctx context.Context, found runtime.Found, arguments []string, files 
 	case ctx.Err() == nil && err != nil:
 		return fmt.Errorf("tar: %w", err)
 	case err == nil && result.ExitCode() != 0:
-		return fmt.Errorf("tar in the container failed with %d: %s", result.ExitCode(), printable(text))
+		return fmt.Errorf("tar in the container failed with %d: %s", result.ExitCode(), printable.Line(text))
 	case exchangeErr != nil:
 		return exchangeErr
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/printable"
 )
 
 func imagesCommand() *cli.Command {
@@ -44,15 +45,15 @@ func printImages(w io.Writer, images []protocol.ImageInfo) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tDIGEST\tPLATFORM\tLAYERS\tSIZE")
 	for _, image := range images {
-		fmt.Fprintf(table, "%s\t%s\t%s/%s\t%d\t%s\n", printable(image.Reference), shortDigest(image.Digest), printable(image.OS),
-			printable(image.Architecture), image.LayerCount, printBytes(image.Size))
+		fmt.Fprintf(table, "%s\t%s\t%s/%s\t%d\t%s\n", printable.Line(image.Reference), shortDigest(image.Digest), printable.Line(image.OS),
+			printable.Line(image.Architecture), image.LayerCount, printBytes(image.Size))
 	}
 	return table.Flush()
 }
 
 // shortDigest is enough of a digest to know it again.
 func shortDigest(digest string) string {
-	return printable(digest[:min(len(digest), len("sha256:")+12)])
+	return printable.Line(digest[:min(len(digest), len("sha256:")+12)])
 }
 
 func pullCommand() *cli.Command {
@@ -94,7 +95,7 @@ func pullImage(c *cli.Context) error {
 	bar := newPercentMeter(c.App.ErrWriter, "pull "+request.Image)
 	defer bar.clear()
 	image, err := client.Get[protocol.ImageInfo](c.Context, agent, request, func(step protocol.ProgressResponse) {
-		text := printable(step.Message)
+		text := printable.Line(step.Message)
 		if step.Layer != nil {
 			text += " " + shortDigest(*step.Layer)
 		}
@@ -110,6 +111,6 @@ func pullImage(c *cli.Context) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, image)
 	}
-	_, err = fmt.Fprintln(c.App.Writer, printable(image.Digest))
+	_, err = fmt.Fprintln(c.App.Writer, printable.Line(image.Digest))
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/limpet-run/limpet/guest/client"
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
@@ -189,7 +190,7 @@ func printLogLine(w io.Writer, line logLine, asJSON bool) error {
 	words := []string{line.at.Local().Format("15:04:05.000")}
 	for _, key := range []string{"level", "source", "msg"} {
 		word, _ := line.fields[key].(string)
-		words = append(words, printable(word))
+		words = append(words, printable.Line(word))
 	}
 	for _, key := range slices.Sorted(maps.Keys(line.fields)) {
 		switch key {
@@ -204,7 +205,7 @@ func printLogLine(w io.Writer, line logLine, asJSON bool) error {
 		if isText && (value == "" || strings.ContainsAny(value, " =\"")) {
 			value = strconv.Quote(value)
 		}
-		words = append(words, printable(key+"="+value))
+		words = append(words, printable.Line(key+"="+value))
 	}
 	_, err := fmt.Fprintln(w, strings.Join(words, " "))
 	return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime/anchor"
 )
 
@@ -128,7 +129,7 @@ func errorText(err error) string {
 	if err == nil || errors.Is(err, errFailed) {
 		return ""
 	}
-	return printableLines(err.Error())
+	return printable.Lines(err.Error())
 }
 
 func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }

@@ -28,26 +28,6 @@ func printAge(since, now time.Time) string { return units.HumanDuration(now.Sub(
 // printBytes says a size in KiB, MiB or more.
 func printBytes(bytes uint64) string { return units.BytesSize(float64(bytes)) }
 
-// printableLines takes from a text of the guest's what would speak to the terminal.
-func printableLines(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
-}
-
-// printable takes from a text of the guest's what would speak to the terminal, or break a table.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
-}
-
 // compactJSON makes one line of JSON of the guest's, with nothing in it that would speak to the terminal.
 func compactJSON(text []byte) (string, error) {
 	var compact bytes.Buffer

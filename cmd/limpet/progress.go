@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/limpet-run/limpet/internal/printable"
 )
 
 // progressPatience is how long something may take before a person is told what it is.
@@ -54,7 +56,7 @@ func (p *progress) show() {
 	if p.text == "" && !p.shown {
 		return
 	}
-	fmt.Fprintf(p.file, "\r\x1b[K%s", printable(p.text)) // the guest's word may be in it
+	fmt.Fprintf(p.file, "\r\x1b[K%s", printable.Line(p.text)) // the guest's word may be in it
 	p.shown = p.text != ""
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime"
 )
 
@@ -47,15 +48,15 @@ func printSandboxes(w io.Writer, list []runtime.SandboxInfo, now time.Time, whol
 	fmt.Fprintln(table, "NAMESPACE\tSANDBOX\tCONTAINER\tSTATE\tPID\tVCPUS\tMEMORY\tAGE\tNAME\tIMAGE")
 	for _, sandbox := range list {
 		fmt.Fprintf(table, "%s\t%s\t-\t%s\t%d\t%d\t%s\t%s\t%s\t-\n", sandbox.Namespace, short(sandbox.ID), sandbox.State, sandbox.Holder.PID,
-			sandbox.VCPUs, printBytes(uint64(sandbox.MemoryMiB)<<20), printAge(sandbox.Began, now), printable(cmp.Or(sandbox.Name, "-")))
+			sandbox.VCPUs, printBytes(uint64(sandbox.MemoryMiB)<<20), printAge(sandbox.Began, now), printable.Line(cmp.Or(sandbox.Name, "-")))
 		for _, container := range sandbox.Containers {
 			pid := "-"
 			if container.PID != 0 {
 				pid = fmt.Sprint(container.PID)
 			}
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t-\t-\t%s\t%s\t%s\n", sandbox.Namespace, short(sandbox.ID), short(container.ID),
-				containerState(container), pid, printAge(container.Created, now), printable(cmp.Or(container.Name, "-")),
-				printable(cmp.Or(container.Image, "-")))
+				containerState(container), pid, printAge(container.Created, now), printable.Line(cmp.Or(container.Name, "-")),
+				printable.Line(cmp.Or(container.Image, "-")))
 		}
 	}
 	return table.Flush()

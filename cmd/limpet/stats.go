@@ -15,6 +15,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/printable"
 	"github.com/limpet-run/limpet/runtime"
 )
 
@@ -184,7 +185,7 @@ func (s meteredSandbox) measure(ctx context.Context) sandboxStats {
 		}
 	}
 	if err != nil {
-		stats.Error = printable(err.Error())
+		stats.Error = printable.Line(err.Error())
 	}
 	return stats
 }

@@ -4,7 +4,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode"
+
+	"github.com/limpet-run/limpet/internal/printable"
 )
 
 // Tail keeps the last bytes that were written to it.
@@ -58,16 +59,7 @@ func (t *Tail) Since(offset int64) (text string, end int64, more <-chan struct{}
 	if t.more == nil {
 		t.more = make(chan struct{})
 	}
-	return printable(kept), t.total, t.more
-}
-
-func printable(text []byte) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, string(text))
+	return printable.Strip(string(kept)), t.total, t.more
 }
 
 // LastLines is the end of what was kept: at most n lines that are not empty.
