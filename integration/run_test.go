@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/integration/harness"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
@@ -217,7 +218,7 @@ func TestRunPorts(t *testing.T) {
 	defer taken.Close()
 	port := taken.Addr().(*net.TCPAddr).Port
 	result := s.limpet("run", "-p", fmt.Sprintf("%d:7", port), s.rootfs(), "true")
-	if result.Code != standalone.CodeFailure {
+	if result.Code != exitcode.Failure {
 		t.Errorf("exit status %d", result.Code)
 	}
 	wantError(t, result.Stderr, fmt.Sprint(port), "in use")
@@ -270,7 +271,7 @@ func TestRunKilled(t *testing.T) {
 		s.must(cmd.Start())
 		s.awaitRun(name, standalone.StateRunning)
 		result := s.limpet("run", "--name", name, root, "--", "true")
-		if result.Code != standalone.CodeFailure {
+		if result.Code != exitcode.Failure {
 			t.Errorf("exit status %d", result.Code)
 		}
 		wantError(t, result.Stderr, name, "limpet rm")

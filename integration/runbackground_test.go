@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/integration/harness"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
@@ -42,7 +43,7 @@ func TestRunDetached(t *testing.T) {
 			t.Errorf("got %+v, %q", record.Exit, s.kept("short"))
 		}
 		result := s.limpet("run", "--name", "short", root, "--", "true")
-		if result.Code != standalone.CodeFailure {
+		if result.Code != exitcode.Failure {
 			t.Errorf("the name was given again: %d", result.Code)
 		}
 		wantError(t, result.Stderr, "short", "limpet rm")
@@ -78,7 +79,7 @@ func TestRunDetached(t *testing.T) {
 	})
 	t.Run("does not start", func(t *testing.T) {
 		result := s.limpet("run", "--detach", root, "--", "nothere")
-		if result.Code != standalone.CodeNotFound {
+		if result.Code != exitcode.NotFound {
 			t.Errorf("exit status %d", result.Code)
 		}
 		wantError(t, result.Stderr, "nothere")
@@ -89,7 +90,7 @@ func TestRunDetached(t *testing.T) {
 		s.must(unix.Kill(record.Holder, unix.SIGKILL))
 		s.must(harness.Process{PID: record.Holder}.WaitGone(s.ctx))
 		s.must(s.limpet("run", root, "--", "true").Err())
-		if record := s.awaitRun("orphan", standalone.StateEnded); record.Exit.Code != standalone.CodeFailure {
+		if record := s.awaitRun("orphan", standalone.StateEnded); record.Exit.Code != exitcode.Failure {
 			t.Errorf("got %+v", record.Exit)
 		}
 		s.must(s.limpet("rm", "orphan").Err())

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/limpet-run/limpet/integration/harness"
-	"github.com/limpet-run/limpet/runtime/standalone"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // TestRunImage runs commands of an image in a registry, on a host that is a network namespace of the test.
@@ -73,11 +73,11 @@ func TestRunImage(t *testing.T) {
 		code  int
 		words []string
 	}{
-		{"a program that is not there", []string{image, "nothere"}, standalone.CodeNotFound, []string{"nothere"}},
-		{"a program that cannot be executed", []string{image, "/etc"}, standalone.CodeNotExecutable, []string{"/etc"}},
-		{"an image that is not there", []string{images.host + "/none:1", "true"}, standalone.CodeFailure, []string{images.host + "/none:1"}},
-		{"another platform", []string{"--platform", "linux/s390x", image, "true"}, standalone.CodeFailure, []string{"linux/s390x"}},
-		{"no image's name", []string{"A B", "true"}, standalone.CodeFailure, []string{"A B"}},
+		{"a program that is not there", []string{image, "nothere"}, exitcode.NotFound, []string{"nothere"}},
+		{"a program that cannot be executed", []string{image, "/etc"}, exitcode.NotExecutable, []string{"/etc"}},
+		{"an image that is not there", []string{images.host + "/none:1", "true"}, exitcode.Failure, []string{images.host + "/none:1"}},
+		{"another platform", []string{"--platform", "linux/s390x", image, "true"}, exitcode.Failure, []string{"linux/s390x"}},
+		{"no image's name", []string{"A B", "true"}, exitcode.Failure, []string{"A B"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			result := run(test.args...)
@@ -112,7 +112,7 @@ func TestRunArchive(t *testing.T) {
 		t.Errorf("exit status %d, %q, %s", result.Code, result.Stdout, result.Stderr)
 	}
 	result = s.limpet("run", "/bin/busybox", "true")
-	if result.Code != standalone.CodeFailure {
+	if result.Code != exitcode.Failure {
 		t.Errorf("exit status %d", result.Code)
 	}
 	wantError(t, result.Stderr, "/bin/busybox", "tar")

@@ -13,10 +13,8 @@ import (
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/execsidecar"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
-
-// exitLimpet is the exit status of a failure of limpet's own where the others are a command's.
-const exitLimpet = 125
 
 func execCommand() *cli.Command {
 	return &cli.Command{
@@ -55,18 +53,18 @@ func execInContainer(c *cli.Context) error {
 	}
 	found, err := findContainer(c, c.Args().First())
 	if err != nil {
-		return statusError{err, exitLimpet}
+		return statusError{err, exitcode.Failure}
 	}
 	files := execsidecar.Files{nil, os.Stdout, os.Stderr}
 	switch {
 	case c.Bool("tty"):
 		if !isTerminal(os.Stdin) || !isTerminal(os.Stdout) {
-			return statusError{errors.New("--tty: standard input and output are no terminal: leave it out"), exitLimpet}
+			return statusError{errors.New("--tty: standard input and output are no terminal: leave it out"), exitcode.Failure}
 		}
 		files[0] = os.Stdin
 	case c.Bool("interactive"):
 		if files[0], err = plainInput(os.Stdin); err != nil {
-			return statusError{err, exitLimpet}
+			return statusError{err, exitcode.Failure}
 		}
 	}
 	signals, stop := execsidecar.Signals()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
@@ -49,7 +50,7 @@ func runBackground(c *cli.Context, request standalone.Request, configuration con
 	err := standalone.Detach(ctx, supervisor, request, configuration, progress.say)
 	progress.done()
 	if interrupted, ok := errors.AsType[errInterrupted](err); ok {
-		return statusError{err, standalone.CodeSignal + int(interrupted.signal)}
+		return statusError{err, exitcode.Signal + int(interrupted.signal)}
 	}
 	if err != nil {
 		return runError(err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
 
@@ -65,7 +66,7 @@ func runForeground(c *cli.Context, options standalone.Options) (err error) {
 	if err != nil {
 		terminal.leave()
 		if interrupted, ok := errors.AsType[errInterrupted](err); ok {
-			return statusError{err, standalone.CodeSignal + int(interrupted.signal)}
+			return statusError{err, exitcode.Signal + int(interrupted.signal)}
 		}
 		return runError(err)
 	}

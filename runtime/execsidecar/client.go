@@ -12,13 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// Exit codes of a client whose command did not run, as shells have them.
-const (
-	exitUnserved   = 125 // there is no server, or it was lost
-	exitNotStarted = 126
-	exitNotFound   = 127
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // sendTimeout is how long a server may take to read a signal: it does nothing else meanwhile.
@@ -55,11 +50,11 @@ func ExitCode(result Result, err error) int {
 	case err == nil:
 		return result.ExitCode()
 	case !errors.As(err, &refused):
-		return exitUnserved
+		return exitcode.Failure
 	case refused.Errno == unix.ENOENT:
-		return exitNotFound
+		return exitcode.NotFound
 	default:
-		return exitNotStarted
+		return exitcode.NotExecutable
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // Limits of datagrams, in bytes.
@@ -136,7 +138,7 @@ func (r Result) ExitCode() int {
 	case ResultExited:
 		return int(r.Value & 0xff)
 	case ResultSignaled:
-		return int((128 + r.Value) & 0xff)
+		return int((exitcode.Signal + r.Value) & 0xff)
 	default:
 		return exitUnknown
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // holderLog is the log of the process that holds a run in the background.
@@ -125,7 +126,7 @@ func (r *Run) supervise(ctx context.Context) error {
 	exit, err := r.Wait(context.WithoutCancel(ctx))
 	if err != nil {
 		r.options.Logger.Error("it is not known how the command ended", "error", err)
-		exit = Exit{Code: CodeFailure, Reason: "unknown", At: time.Now()}
+		exit = Exit{Code: exitcode.Failure, Reason: "unknown", At: time.Now()}
 	}
 	if err := r.Close(context.WithoutCancel(ctx), &exit); err != nil {
 		r.options.Logger.Error("something is left", "error", err)

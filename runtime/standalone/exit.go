@@ -7,15 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/runtime"
-)
-
-// Exit statuses that are not the command's own, as shells and container tools have them.
-const (
-	CodeTimeout       = 124 // the command was killed because its time was over
-	CodeFailure       = 125 // limpet failed
-	CodeNotExecutable = 126
-	CodeNotFound      = 127
-	CodeSignal        = 128 // and the signal's number
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // StartError is a run that did not come to run its command. Code is the exit status that says so.
@@ -34,19 +26,19 @@ func Code(err error) int {
 	if start, ok := errors.AsType[*StartError](err); ok {
 		return start.Code
 	}
-	return CodeFailure
+	return exitcode.Failure
 }
 
 // programError tells by its exit status whether a container could not be created or started because of its program. Of one that is in the
 // guest, the guest's crun says so, in words only.
 func programError(err error) error {
 	text := err.Error()
-	code := CodeFailure
+	code := exitcode.Failure
 	switch {
 	case errdefs.IsPermissionDenied(err), strings.Contains(text, "is not executable"), strings.Contains(text, "is not a regular file"):
-		code = CodeNotExecutable
+		code = exitcode.NotExecutable
 	case errdefs.IsNotFound(err), strings.Contains(text, "executable file") && strings.Contains(text, "not found"):
-		code = CodeNotFound
+		code = exitcode.NotFound
 	}
 	return &StartError{Err: err, Code: code}
 }
@@ -56,9 +48,9 @@ func exitOf(status runtime.ExitStatus, timedOut bool) Exit {
 	exit := Exit{Code: int(status.Code), Reason: status.Reason, At: status.At}
 	switch {
 	case timedOut:
-		exit.Code, exit.Reason = CodeTimeout, "timeout"
+		exit.Code, exit.Reason = exitcode.Timeout, "timeout"
 	case status.Reason == "vm lost":
-		exit.Code = CodeFailure
+		exit.Code = exitcode.Failure
 	}
 	return exit
 }

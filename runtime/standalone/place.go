@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/exitcode"
 )
 
 // Namespace is that of all runs: what containerd's namespace is for other sandboxes.
@@ -270,6 +271,6 @@ func (p *place) sweep(ctx context.Context) error {
 	}
 	defer p.release()
 	return p.update(func(record *Record) {
-		record.State, record.Exit = StateEnded, &Exit{Code: CodeFailure, Reason: "holder killed", At: time.Now()}
+		record.State, record.Exit = StateEnded, &Exit{Code: exitcode.Failure, Reason: "holder killed", At: time.Now()}
 	})
 }
