@@ -105,14 +105,22 @@ func (l *outputLog) append(lines []byte) error {
 	return err
 }
 
-// rotate begins a new file. The caller holds the lock.
+// rotate begins a new file. There is one at any time: a reader that finds none takes the run for removed. The caller holds the lock.
 func (l *outputLog) rotate() error {
-	if err := os.Rename(l.path, l.path+olderSuffix); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	next := l.path + ".new"
+	file, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
+	}
+	older := l.path + olderSuffix
+	if err := os.Remove(older); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, file.Close())
+	}
+	if err := os.Link(l.path, older); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := os.Rename(next, l.path); err != nil {
+		return errors.Join(err, file.Close())
 	}
 	l.file.Close()
 	l.file, l.size = file, 0
