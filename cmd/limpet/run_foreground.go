@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/execsidecar"
 	"github.com/limpet-run/limpet/runtime/exitcode"
 	"github.com/limpet-run/limpet/runtime/standalone"
 )
@@ -24,7 +25,9 @@ import (
 // that it does not handle.
 const insistence = 3
 
-// passedOn are the signals that the command gets in place of limpet.
+// passedOn are the signals that the command gets in place of limpet. There are fewer than with limpet exec (execsidecar.Signals), whose
+// command stands for limpet in the shell's job control: a run's command is not stopped with limpet, which the kernel or the shell stops
+// (SIGTSTP, SIGTTIN, SIGTTOU), and what else there is means limpet itself.
 var passedOn = []os.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT,
 }
@@ -122,7 +125,7 @@ func (r *relay) relay(ctx context.Context) {
 		r.mu.Lock()
 		run := r.run
 		r.mu.Unlock()
-		ends := received == unix.SIGINT || received == unix.SIGTERM || received == unix.SIGHUP || received == unix.SIGQUIT
+		ends := execsidecar.Ends(received)
 		if ends {
 			asked++
 		}

@@ -192,7 +192,7 @@ func attend(conn *net.UnixConn, signals <-chan os.Signal) (Result, error) {
 			case !slices.Contains(kept, signal):
 				kept = append(kept, signal)
 			}
-			if !running && ends(signal) && overdue == nil {
+			if !running && Ends(signal) && overdue == nil {
 				overdue, last = time.After(startPatience), signal
 			}
 		case <-overdue:
@@ -224,8 +224,8 @@ func hear(conn *net.UnixConn, answers chan<- answer, done <-chan struct{}) {
 	}
 }
 
-// ends tells whether a signal asks a program to end.
-func ends(signal unix.Signal) bool {
+// Ends tells whether a signal asks a program to end.
+func Ends(signal unix.Signal) bool {
 	switch signal {
 	case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM:
 		return true
