@@ -2,15 +2,13 @@ package main
 
 import (
 	"io"
-	"os"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/sys/unix"
 )
 
-// meterPatience is how long something may take before a bar shows how far it is.
-const meterPatience = time.Second
+// patience is how long something may take before a person is told what it is, and how far.
+const patience = time.Second
 
 // meter is a progress bar at a terminal for what takes its time; without a terminal it is nothing. It counts what is written to it.
 type meter struct {
@@ -39,16 +37,6 @@ func makeMeter(screen io.Writer, whole int64, options ...progressbar.Option) *me
 	return &meter{bar: progressbar.NewOptions64(whole, options...), began: time.Now()}
 }
 
-// isTerminal tells whether a person looks at what is written there.
-func isTerminal(w any) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-	return err == nil
-}
-
 // Write implements io.Writer. It never fails.
 func (m *meter) Write(data []byte) (int, error) {
 	m.set(m.done + int64(len(data)))
@@ -58,21 +46,21 @@ func (m *meter) Write(data []byte) (int, error) {
 // set tells how much is done.
 func (m *meter) set(done int64) {
 	m.done = done
-	if m.bar != nil && time.Since(m.began) > meterPatience {
+	if m.bar != nil && time.Since(m.began) > patience {
 		_ = m.bar.Set64(done) // it is only a bar
 	}
 }
 
 // describe tells what is being done.
 func (m *meter) describe(text string) {
-	if m.bar != nil && time.Since(m.began) > meterPatience {
+	if m.bar != nil && time.Since(m.began) > patience {
 		m.bar.Describe(text)
 	}
 }
 
 // clear removes the bar.
 func (m *meter) clear() {
-	if m.bar != nil && time.Since(m.began) > meterPatience {
+	if m.bar != nil && time.Since(m.began) > patience {
 		_ = m.bar.Clear()
 	}
 }

@@ -5,13 +5,22 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf16"
 
 	"github.com/docker/go-units"
+
+	"github.com/limpet-run/limpet/runtime/execsidecar"
 )
+
+// isTerminal tells whether a person looks at what is written there, or writes what is read there.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && execsidecar.IsTerminal(file)
+}
 
 func printJSON(w io.Writer, value any) error {
 	text, err := json.MarshalIndent(value, "", "  ")

@@ -6,13 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/limpet-run/limpet/internal/printable"
 )
-
-// progressPatience is how long something may take before a person is told what it is.
-const progressPatience = time.Second
 
 // progress is a line at a terminal that says what is being done; nothing where there is no terminal.
 type progress struct {
@@ -25,7 +20,7 @@ type progress struct {
 }
 
 func newProgress(file *os.File) *progress {
-	if !term.IsTerminal(int(file.Fd())) {
+	if !isTerminal(file) {
 		file = nil
 	}
 	return &progress{file: file}
@@ -43,7 +38,7 @@ func (p *progress) say(text string) {
 	case p.shown:
 		p.show()
 	case p.timer == nil && text != "":
-		p.timer = time.AfterFunc(progressPatience, func() {
+		p.timer = time.AfterFunc(patience, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.show()

@@ -159,7 +159,7 @@ type terminal struct {
 // enterTerminal gives the command the terminal of the standard input, if it is to have one.
 func enterTerminal(request *standalone.Request) (*terminal, error) {
 	t := &terminal{fd: int(os.Stdin.Fd())}
-	if !request.Terminal || !term.IsTerminal(t.fd) {
+	if !request.Terminal || !isTerminal(os.Stdin) {
 		return nil, nil
 	}
 	if size, ok := t.size(); ok {
@@ -169,6 +169,7 @@ func enterTerminal(request *standalone.Request) (*terminal, error) {
 		return t, nil
 	}
 	var err error
+	// Not by package console, whose raw mode still puts a carriage return before each end of a line.
 	if t.before, err = term.MakeRaw(t.fd); err != nil {
 		return nil, fmt.Errorf("set the terminal to raw mode: %w", err)
 	}
