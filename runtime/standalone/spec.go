@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/limpet-run/limpet/internal/defaultspec"
 )
 
 // Image is what an image says of the commands that are run from it.
@@ -20,12 +22,6 @@ type Image struct {
 
 // defaultEnv is what every command has, unless image or user say otherwise.
 var defaultEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-
-// defaultCapabilities are those that containers get everywhere if nobody asks for others.
-var defaultCapabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP",
-	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
-}
 
 // annotationImageName is by which CRI, and limpet ps, know what a container is made of.
 const annotationImageName = "io.kubernetes.cri.image-name"
@@ -54,10 +50,8 @@ func NewSpec(request Request, image Image, host Host) (*specs.Spec, error) {
 	process := &specs.Process{
 		Args: args, Cwd: workdir, Terminal: request.Terminal,
 		// Names are looked up in the guest.
-		User: specs.User{Username: firstOf(request.User, image.User)},
-		Capabilities: &specs.LinuxCapabilities{
-			Bounding: defaultCapabilities, Effective: defaultCapabilities, Permitted: defaultCapabilities,
-		},
+		User:         specs.User{Username: firstOf(request.User, image.User)},
+		Capabilities: defaultspec.Capabilities(),
 	}
 	if request.Terminal {
 		env = slices.Insert(env, 1, []string{"TERM=xterm"})
@@ -76,12 +70,8 @@ func NewSpec(request Request, image Image, host Host) (*specs.Spec, error) {
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 				{Type: specs.NetworkNamespace, Path: host.NetNS}, {Type: specs.CgroupNamespace},
 			},
-			Resources: resources(request),
-			MaskedPaths: []string{
-				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-				"/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi",
-			},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			Resources:   resources(request),
+			MaskedPaths: defaultspec.MaskedPaths(), ReadonlyPaths: defaultspec.ReadonlyPaths(),
 		},
 	}, nil
 }
@@ -128,16 +118,7 @@ func firstOf(texts ...string) string {
 
 // mounts are the kernel's file systems that every container has, files by their paths, and the volumes.
 func mounts(volumes []Volume, files map[string]string) []specs.Mount {
-	mounts := []specs.Mount{
-		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
-			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
-	}
+	mounts := defaultspec.Mounts()
 	for _, destination := range sortedKeys(files) {
 		mounts = append(mounts, bind(files[destination], destination, false))
 	}
@@ -155,9 +136,9 @@ func bind(source, destination string, readOnly bool) specs.Mount {
 	return mount
 }
 
-// resources are the limits. Devices are denied but for those that every container has, which the guest adds.
+// resources are the limits.
 func resources(request Request) *specs.LinuxResources {
-	limits := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	limits := &specs.LinuxResources{Devices: defaultspec.Devices()}
 	if request.CPUs > 0 {
 		quota, period := int64(request.CPUs*cpuPeriod), uint64(cpuPeriod)
 		limits.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}

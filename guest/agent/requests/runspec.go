@@ -7,39 +7,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/defaultspec"
 )
 
 // The specification of a container that a run request asks for. What the request and the image leave open is as in containerd's default
 // specification, but for the network, which is the machine's.
 
-// defaultCapabilities are those of a process that asks for none.
-var defaultCapabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP",
-	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
-}
-
-// defaultMounts are what a Linux program expects, in order.
-var defaultMounts = []specs.Mount{
-	{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-	{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-	{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
-		Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-	{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-	{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-	{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-	{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
-}
-
 // networkFiles are the machine's files that a container has too, where there are such.
 var networkFiles = []string{"/etc/resolv.conf", "/etc/hosts"}
-
-var (
-	maskedPaths = []string{
-		"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-		"/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-	}
-	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-)
 
 // defaultFiles is the limit of open files.
 const defaultFiles = 1024
@@ -58,7 +33,7 @@ func planRun(r protocol.RunRequest, s surroundings) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts := append([]specs.Mount{}, defaultMounts...)
+	mounts := defaultspec.Mounts()
 	for _, file := range s.networkFiles {
 		mounts = append(mounts, specs.Mount{Destination: file, Type: "bind", Source: file, Options: []string{"bind", "ro"}})
 	}
@@ -72,8 +47,8 @@ func planRun(r protocol.RunRequest, s surroundings) (*specs.Spec, error) {
 	return &specs.Spec{
 		Version: specs.Version, Process: process, Root: &specs.Root{}, Hostname: s.hostname, Mounts: mounts,
 		Linux: &specs.Linux{
-			MaskedPaths: maskedPaths, ReadonlyPaths: readonlyPaths,
-			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			MaskedPaths: defaultspec.MaskedPaths(), ReadonlyPaths: defaultspec.ReadonlyPaths(),
+			Resources: &specs.LinuxResources{Devices: defaultspec.Devices()},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 				{Type: specs.CgroupNamespace},
@@ -112,7 +87,7 @@ func runProcess(r protocol.RunRequest, s surroundings) (*specs.Process, error) {
 	}
 	return &specs.Process{
 		Terminal: r.TTY, User: s.user, Args: arguments, Env: env, Cwd: cwd, NoNewPrivileges: true,
-		Capabilities: &specs.LinuxCapabilities{Bounding: defaultCapabilities, Effective: defaultCapabilities, Permitted: defaultCapabilities},
+		Capabilities: defaultspec.Capabilities(),
 		Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: defaultFiles, Soft: defaultFiles}},
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/internal/defaultspec"
 )
 
 func TestPlanRun(t *testing.T) {
@@ -77,7 +78,7 @@ func TestPlanRunMounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := spec.Mounts[len(defaultMounts):]
+	got := spec.Mounts[len(defaultspec.Mounts()):]
 	want := []specs.Mount{
 		{Destination: "/etc/hosts", Type: "bind", Source: "/etc/hosts", Options: []string{"bind", "ro"}},
 		{Destination: "/mnt", Type: "bind", Source: "/data", Options: []string{"rbind", "rprivate", "rw"}},
