@@ -20,6 +20,7 @@ import (
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/internal/atomicfile"
 	"github.com/limpet-run/limpet/runtime/bridge"
 )
 
@@ -191,8 +192,7 @@ func (d *stateDir) makeToken() (string, error) {
 	return string(token), nil
 }
 
-// update changes the record and writes it down: to a new file first, then in place of the old one. It is not forced to a disk:
-// what it tells of does not outlive the host's kernel either.
+// update changes the record and writes it down.
 func (d *stateDir) update(change func(*record)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -202,15 +202,7 @@ func (d *stateDir) update(change func(*record)) error {
 	next := d.record
 	next.Containers = maps.Clone(d.record.Containers)
 	change(&next)
-	text, err := json.Marshal(next)
-	if err != nil {
-		return d.failed("write", err)
-	}
-	path := filepath.Join(d.path, recordFile)
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return d.failed("write", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := atomicfile.WriteJSON(filepath.Join(d.path, recordFile), next); err != nil {
 		return d.failed("write", err)
 	}
 	d.record = next

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/limpet-run/limpet/internal/atomicfile"
 	"github.com/limpet-run/limpet/runtime"
 )
 
@@ -39,7 +40,7 @@ type exitRecord struct {
 }
 
 func writeServerRecord(bundle string, record serverRecord) error {
-	return writeRecord(filepath.Join(bundle, serverRecordName), record)
+	return atomicfile.WriteJSON(filepath.Join(bundle, serverRecordName), record)
 }
 
 func readServerRecord(bundle string) (record serverRecord, err error) {
@@ -55,7 +56,7 @@ func removeServerRecord(bundle string) error {
 }
 
 func writeOptionsRecord(bundle string, record RuntimeOptions) error {
-	return writeRecord(filepath.Join(bundle, optionsRecordName), record)
+	return atomicfile.WriteJSON(filepath.Join(bundle, optionsRecordName), record)
 }
 
 // readOptionsRecord returns no options if none were written.
@@ -68,32 +69,11 @@ func readOptionsRecord(bundle string) (record RuntimeOptions, err error) {
 }
 
 func writeTaskRecord(bundle string, record taskRecord) error {
-	return writeRecord(filepath.Join(bundle, taskRecordName), record)
+	return atomicfile.WriteJSON(filepath.Join(bundle, taskRecordName), record)
 }
 
 func readTaskRecord(bundle string) (record taskRecord, err error) {
 	return record, readRecord(filepath.Join(bundle, taskRecordName), &record)
-}
-
-// writeRecord replaces a file in one step. It need not outlive a crash of the host: nothing that it speaks of does.
-func writeRecord(path string, record any) error {
-	data, err := json.Marshal(record)
-	if err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".limpet-*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err = errors.Join(err, file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		os.Remove(file.Name())
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }
 
 // readRecord returns an error of os.ErrNotExist if there is no such file.

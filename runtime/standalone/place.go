@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/internal/atomicfile"
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/exitcode"
 )
@@ -164,21 +165,13 @@ func holdPlace(path string) (*place, error) {
 	return p, nil
 }
 
-// update changes the record and writes it down: to a new file first, then in place of the old one.
+// update changes the record and writes it down.
 func (p *place) update(change func(*Record)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next := p.record
 	change(&next)
-	text, err := json.Marshal(next)
-	if err != nil {
-		return fmt.Errorf("write what is known of run %s: %w", next.Request.Name, err)
-	}
-	path := filepath.Join(p.path, recordFile)
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return fmt.Errorf("write what is known of run %s: %w", next.Request.Name, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := atomicfile.WriteJSON(filepath.Join(p.path, recordFile), next); err != nil {
 		return fmt.Errorf("write what is known of run %s: %w", next.Request.Name, err)
 	}
 	p.record = next

@@ -4,7 +4,6 @@ package hostfile
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/limpet-run/limpet/internal/atomicfile"
 )
 
 // timeout is how long the host may take for a file: it is on its disk. Without one what needs it may work all the same.
@@ -60,8 +61,5 @@ func (b *Bringer) bring(ctx context.Context, name, place string) error {
 	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(place+".new", content, 0o644); err != nil {
-		return fmt.Errorf("write %s: %w", place, err)
-	}
-	return os.Rename(place+".new", place)
+	return atomicfile.Write(place, content, 0o644)
 }
