@@ -2,13 +2,8 @@ package execsidecar
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/runtime/door"
 )
@@ -16,7 +11,7 @@ import (
 // Listen runs commands of clients on this machine until the context ends or a client asks it to stop; then it ends those that run. Clients
 // may be of the same user or root. The socket is removed in the end; one that a server left which is gone is replaced.
 func Listen(ctx context.Context, path string, logger *slog.Logger) error {
-	if err := removeStale(path); err != nil {
+	if err := door.Clear("unixpacket", path); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -37,20 +32,4 @@ func Listen(ctx context.Context, path string, logger *slog.Logger) error {
 	<-ctx.Done()
 	d.Close()
 	return nil
-}
-
-// removeStale removes a socket that nobody listens on.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return nil // to listen there will say what is wrong
-	}
-	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err == nil {
-		return errors.Join(fmt.Errorf("%s: a server listens there already: stop it with `limpet sidecar stop`", path), conn.Close())
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return nil
-	}
-	return os.Remove(path)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/guest/protocol/fifo"
@@ -59,7 +57,10 @@ func Run(ctx context.Context, options Options, ready func(addresses ...string)) 
 			options.Logger.Warn("byte stream ended", "error", err)
 		}
 	}
-	if err := clearSocket(options.Socket); err != nil {
+	if err := os.MkdirAll(filepath.Dir(options.Socket), 0o700); err != nil {
+		return fmt.Errorf("make the socket's directory: %w", err)
+	}
+	if err := door.Clear("unix", options.Socket); err != nil {
 		return err
 	}
 	socket, err := door.Open("unix", options.Socket, options.Logger, func(ctx context.Context, visitor *net.UnixConn) { serve(ctx, visitor) })
@@ -117,32 +118,6 @@ func ofHost(containerd string, outputs *outputs) Services {
 			return outputs.open()
 		}, func(visitor Visitor, output *fifo.Output) error { return pour(visitor, output) }),
 	}
-}
-
-// clearSocket removes a socket that a server left which was killed. ErrAlreadyExists: somebody listens there, or it is something else.
-func clearSocket(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make the socket's directory: %w", err)
-	}
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && info.Mode().Type() != os.ModeSocket {
-		err = fmt.Errorf("%s is no socket: choose another path: %w", path, errdefs.ErrAlreadyExists)
-	}
-	if err != nil {
-		return fmt.Errorf("look at the socket's path: %w", err)
-	}
-	conn, err := net.DialTimeout("unix", path, dialTimeout)
-	switch {
-	case err == nil:
-		return errors.Join(fmt.Errorf("somebody listens on %s: end that one first, or choose another path: %w", path, errdefs.ErrAlreadyExists),
-			conn.Close())
-	case !errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("look who listens on %s: %w", path, err)
-	}
-	return os.Remove(path)
 }
 
 // serveTCP serves the visitors of a listener until the context ends. The function that it returns waits for the end of all of it.
