@@ -79,7 +79,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"type":"pod","uid_mappings":[{"container_id":0,"host_id":4294967296,"size":1}]}`: "host_id: want uint32",
 		`{"type":"pod","uid_mappings":[{"container_id":0,"host_id":1}]}`:                   "size is missing",
 		`{"type":"pod","sysctls":null}`:                                                    "sysctls: is null",
-		`{"type":"resolver"}`:                                                              "port is missing",
+		`{"type":"resolver","token":"` + strings.Repeat("00", 32) + `"}`:                   "port is missing",
 		`{"type":"resolver","port":6002}`:                                                  "token is missing",
 		`["stop"]`:                                                                         "want an object",
 		`["ping"]`:                                                                         "want an object", // only a message without fields may be a bare name
