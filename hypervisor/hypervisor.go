@@ -12,8 +12,8 @@
 //	                  └──────▶ stopped ◀───────┘    Stop, or the machine ended by itself; Wait tells
 //
 // A call that the machine's state does not allow fails with errdefs.ErrFailedPrecondition and changes nothing. Unplug needs a
-// running guest, because the guest lets go of the device; so does ResizeMemory. Pause is for the making of templates and needs a machine from which the
-// devices of vhost-user daemons have been unplugged; Save needs one without any identity device and
+// running guest, because the guest lets go of the device; so does ResizeMemory. Pause is for the making of templates and needs a machine
+// from which the devices of vhost-user daemons have been unplugged; Save needs one without any identity device and
 // with the memory that it started with.
 package hypervisor
 
@@ -155,8 +155,8 @@ type NIC struct {
 	Subnet netip.Prefix
 }
 
-// Disk is a block device or a regular file of the host's. The guest knows it by its identifier, which is the disk's serial number. All disks of a machine
-// take one port together, and to unplug one takes no consent of the guest's.
+// Disk is a block device or a regular file of the host's. The guest knows it by its identifier, which is the disk's serial number. All
+// disks of a machine take one port together, and to unplug one takes no consent of the guest's.
 type Disk struct {
 	ID string
 	// File is open, for reading only if the disk is read-only. It stays the caller's; the machine monitor gets a duplicate. What the guest

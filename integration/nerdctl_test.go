@@ -204,7 +204,8 @@ func TestNerdctlHealth(t *testing.T) {
 // TestNerdctlPort publishes a port of a container on the host.
 func TestNerdctlPort(t *testing.T) {
 	s := begin(t)
-	s.box("web", []string{"--publish", "127.0.0.1:8080:80"}, "sh", "-c", "mkdir /www && echo low tide >/www/index.html && httpd -f -p 80 -h /www")
+	s.box("web", []string{"--publish", "127.0.0.1:8080:80"}, "sh", "-c",
+		"mkdir /www && echo low tide >/www/index.html && httpd -f -p 80 -h /www")
 	s.expect(`^80/tcp -> 127\.0\.0\.1:8080$`, "port", "web")
 	address := s.nerdctl("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "web")
 	s.awaitPort("web", 80)

@@ -152,7 +152,8 @@ func TestNetworkOfSeveral(t *testing.T) {
 	}
 	netns := []string{"--with-ns", "network:/run/netns/" + pod}
 	more("aux0", "10.7.0")
-	got := s.output(netns, "sh", "-c", "ls /sys/class/net; for a in 10.9.0.1 10.7.0.1; do ping -c 1 -W 10 $a | grep -c '1 packets received'; done")
+	got := s.output(netns, "sh", "-c",
+		"ls /sys/class/net; for a in 10.9.0.1 10.7.0.1; do ping -c 1 -W 10 $a | grep -c '1 packets received'; done")
 	if want := "aux0\neth0\nlo\n1\n1\n"; got != want {
 		t.Errorf("the container wrote %q, want %q", got, want)
 	}

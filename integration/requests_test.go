@@ -10,8 +10,8 @@ import (
 	limpet "github.com/limpet-run/limpet/runtime"
 )
 
-// TestMachineRequests drives every machine request with a client that shares nothing with limpet, machine.py, by the sandbox's door and by the
-// guest's port. The last request shuts the machine down: its container ends in order.
+// TestMachineRequests drives every machine request with a client that shares nothing with limpet, machine.py, by the sandbox's door and by
+// the guest's port. The last request shuts the machine down: its container ends in order.
 func TestMachineRequests(t *testing.T) {
 	s := limpetOnly(t)
 	c := s.start(nil, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done")

@@ -114,7 +114,8 @@ func (s *scope) loopDevice(text string) (path string, device specs.LinuxDevice) 
 	var status unix.Stat_t
 	s.must(unix.Stat(path, &status))
 	return path, specs.LinuxDevice{
-		Path: "/dev/data", Type: "b", Major: int64(unix.Major(status.Rdev)), Minor: int64(unix.Minor(status.Rdev)), FileMode: mode(0o660), GID: id32(6),
+		Path: "/dev/data", Type: "b", Major: int64(unix.Major(status.Rdev)), Minor: int64(unix.Minor(status.Rdev)), FileMode: mode(0o660),
+		GID: id32(6),
 	}
 }
 

@@ -72,7 +72,8 @@ func TestCreate(t *testing.T) {
 	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid)); err != nil || root != filepath.Join(bundle, "rootfs") {
 		t.Errorf("the anchor's root: %s, %v", root, err)
 	}
-	if prepared := got[protocol.Prepare](w.fakeGuest); len(prepared) != 1 || prepared[0] != (protocol.Prepare{ContainerID: "c1", Rootfs: "c1/rootfs"}) {
+	if prepared := got[protocol.Prepare](w.fakeGuest); len(prepared) != 1 ||
+		prepared[0] != (protocol.Prepare{ContainerID: "c1", Rootfs: "c1/rootfs"}) {
 		t.Errorf("prepared: %+v", prepared)
 	}
 	if left, err := readRecord(w.dir.path); err != nil || left.Containers["c1"].Anchor == nil || left.Containers["c1"].Anchor.PID != pid {
@@ -98,7 +99,8 @@ func TestCreateFails(t *testing.T) {
 		want    string
 	}{
 		{"identifier", nil, ContainerOptions{ID: "../x"}, nil, "../x"},
-		{"host PID", func(spec *specs.Spec) { spec.Linux.Namespaces = spec.Linux.Namespaces[1:] }, ContainerOptions{ID: "c1"}, nil, "pid namespace"},
+		{"host PID", func(spec *specs.Spec) { spec.Linux.Namespaces = spec.Linux.Namespaces[1:] }, ContainerOptions{ID: "c1"}, nil,
+			"pid namespace"},
 		{"no rootfs", func(spec *specs.Spec) { spec.Root.Path = "/missing" }, ContainerOptions{ID: "c1"}, nil, "/missing"},
 		{"no program", func(spec *specs.Spec) { spec.Process.Args[0] = "missing" }, ContainerOptions{ID: "c1"}, nil, "missing"},
 		{"bad rootfs", nil, ContainerOptions{ID: "c1", Rootfs: []mount.Mount{{Type: "ext4", Source: "/dev/missing"}}}, nil, "ext4"},
@@ -200,7 +202,8 @@ func TestHooks(t *testing.T) {
 
 func TestHookTimeout(t *testing.T) {
 	limit := 1
-	err := runHooks(t.Context(), []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "60"}, Timeout: &limit}}, specs.State{ID: "c1", Bundle: t.TempDir()})
+	err := runHooks(t.Context(), []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "60"}, Timeout: &limit}},
+		specs.State{ID: "c1", Bundle: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "timeout of 1s") {
 		t.Errorf("got %v", err)
 	}

@@ -392,7 +392,8 @@ func (w *world) options(t *testing.T) SandboxOptions {
 	configuration := config.Default()
 	configuration.StateDir = w.state
 	return SandboxOptions{
-		ID: "box", Namespace: "test", Bundle: w.bundle, Config: configuration, Observer: w, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		ID: "box", Namespace: "test", Bundle: w.bundle, Config: configuration, Observer: w,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
@@ -477,7 +478,8 @@ func writeBundle(t *testing.T, change func(*specs.Spec)) string {
 		t.Fatal(err)
 	}
 	bundle := t.TempDir()
-	if err := errors.Join(os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600), os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755)); err != nil {
+	err = errors.Join(os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600), os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return bundle

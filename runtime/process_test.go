@@ -44,11 +44,13 @@ func TestProcessLife(t *testing.T) {
 	if err := init.Kill(t.Context(), 15, true); err != nil {
 		t.Error(err)
 	}
-	if signals := got[protocol.Signal](w.fakeGuest); len(signals) != 1 || signals[0] != (protocol.Signal{RequestID: init.request, Signal: 15, All: true}) {
+	if signals := got[protocol.Signal](w.fakeGuest); len(signals) != 1 ||
+		signals[0] != (protocol.Signal{RequestID: init.request, Signal: 15, All: true}) {
 		t.Errorf("signals: %+v", signals)
 	}
 	run := got[protocol.Run](w.fakeGuest)[0]
-	if run.ContainerID != "c1" || run.Rootfs != "/run/limpet/share/c1/rootfs" || len(run.Spec) == 0 || run.Streams.Stdin != nil || run.Streams.Stderr != nil {
+	if run.ContainerID != "c1" || run.Rootfs != "/run/limpet/share/c1/rootfs" || len(run.Spec) == 0 || run.Streams.Stdin != nil ||
+		run.Streams.Stderr != nil {
 		t.Errorf("run: %+v", run)
 	}
 	say(t, w.fakeGuest.stream(t, *run.Streams.Stdout), "hello")

@@ -46,7 +46,8 @@ func TestCheckProgram(t *testing.T) {
 		}
 	}
 	for name, target := range map[string]string{
-		"bin/absolute": "/bin/tool", "bin/relative": "tool", "bin/loop": "loop", "bin/outside": "../../../../../../../../bin/sh", "bin/volume": "/srv/tool",
+		"bin/absolute": "/bin/tool", "bin/relative": "tool", "bin/loop": "loop", "bin/outside": "../../../../../../../../bin/sh",
+		"bin/volume": "/srv/tool",
 	} {
 		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
 			t.Fatal(err)

@@ -127,7 +127,8 @@ func TestVM(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	missing, err := container.Exec(t.Context(), ExecOptions{ID: "e2", Spec: []byte(`{"args": ["/no/such"], "cwd": "/"}`), IO: IO{Stdout: newBuffer()}})
+	missing, err := container.Exec(t.Context(), ExecOptions{ID: "e2", Spec: []byte(`{"args": ["/no/such"], "cwd": "/"}`),
+		IO: IO{Stdout: newBuffer()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +154,8 @@ func TestVM(t *testing.T) {
 func TestVMKilled(t *testing.T) {
 	w := newRealSandbox(t)
 	stdout := newBuffer()
-	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: busyboxBundle(t, "sleep", "1000"), IO: IO{Stdout: stdout}})
+	container, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c1", Bundle: busyboxBundle(t, "sleep", "1000"),
+		IO: IO{Stdout: stdout}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,8 @@ func TestSandboxFails(t *testing.T) {
 			w.fakeGuest.ready = make(chan struct{})
 			w.fakeMachine.console = "booting\n\x1b[31mpanic: no init\r\n"
 			o.Config.Timeouts.Boot = config.Duration(time.Millisecond)
-		}, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, []string{"1ms", "timeouts.boot", "\tbooting", "\t?[31mpanic: no init"}},
+		}, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
+			[]string{"1ms", "timeouts.boot", "\tbooting", "\t?[31mpanic: no init"}},
 		{"silent agent under KVM", func(w *world, o *SandboxOptions) {
 			w.fakeGuest.ready = make(chan struct{})
 			w.fakeMachine.accelerator = hypervisor.AcceleratorKVM

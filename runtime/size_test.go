@@ -75,7 +75,8 @@ func TestNewFrame(t *testing.T) {
 		{"of a small host", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{}, 1, 200, frame{1, 256, 4, 256, 256}},
 		{"of a huge host", config.VM{VCPUs: 1, MemoryMiB: 256}, demand{}, 512, 4 << 20, frame{1, 256, 64, 512 << 10, 256}},
 		{"configured", config.VM{VCPUs: 1, MemoryMiB: 256, MaxVCPUs: 2, MaxMemoryMiB: 1024}, demand{}, 8, 4000, frame{1, 256, 2, 1024, 256}},
-		{"starts with more", config.VM{VCPUs: 3, MemoryMiB: 2048, MaxVCPUs: 2, MaxMemoryMiB: 1024}, demand{}, 8, 4000, frame{3, 2048, 3, 2048, 2048}},
+		{"starts with more", config.VM{VCPUs: 3, MemoryMiB: 2048, MaxVCPUs: 2, MaxMemoryMiB: 1024}, demand{}, 8, 4000,
+			frame{3, 2048, 3, 2048, 2048}},
 	} {
 		if got := newFrame(test.vm, test.floor, test.hostCPUs, test.hostMemory); got != test.want {
 			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)

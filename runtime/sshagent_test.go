@@ -131,7 +131,8 @@ func TestSSHAgent(t *testing.T) {
 
 func TestSSHAgentRefuses(t *testing.T) {
 	w := newTestSandbox(t)
-	if _, err := w.visitSSHAgent(t, SSHAgentRequest{Socket: newSSHAgent(t)}); err == nil || !strings.Contains(err.Error(), "no container runs") {
+	if _, err := w.visitSSHAgent(t, SSHAgentRequest{Socket: newSSHAgent(t)}); err == nil ||
+		!strings.Contains(err.Error(), "no container runs") {
 		t.Errorf("without a container: %v", err)
 	}
 	w.run(t, IO{})

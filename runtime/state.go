@@ -97,8 +97,8 @@ func StatePath(root, namespace, id string) string {
 	return filepath.Join(root, hex.EncodeToString(sum[:8]))
 }
 
-// createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle. One that is left over of a shim
-// that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
+// createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle. One that is left over of a
+// shim that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
 func createStateDir(ctx context.Context, root string, first record) (_ *stateDir, err error) {
 	dir := &stateDir{path: StatePath(root, first.Namespace, first.ID), record: first}
 	program, err := os.Executable()

@@ -303,7 +303,8 @@ func TestMapIDs(t *testing.T) {
 	if err := unix.Fstatat(int(tree.Fd()), "file", &status, 0); err != nil || status.Uid != 100000 || status.Gid != 100000 {
 		t.Errorf("owner %d:%d, %v", status.Uid, status.Gid, err)
 	}
-	if _, err := openBind("/proc", bindOptions{idMap: &oci.IDMap{UIDs: ids, GIDs: ids}}); err == nil || !strings.Contains(err.Error(), "/proc") {
+	if _, err := openBind("/proc", bindOptions{idMap: &oci.IDMap{UIDs: ids, GIDs: ids}}); err == nil ||
+		!strings.Contains(err.Error(), "/proc") {
 		t.Errorf("a file system that cannot: %v", err)
 	}
 }

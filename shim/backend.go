@@ -41,7 +41,8 @@ type Sandbox interface {
 	Stop(ctx context.Context) error
 }
 
-// Container is a container of a sandbox. See runtime.Container. Delete lets the last output flow, for a bounded time, and closes all streams.
+// Container is a container of a sandbox. See runtime.Container. Delete lets the last output flow, for a bounded time, and closes all
+// streams.
 type Container interface {
 	Init() Process
 	Exec(ctx context.Context, options runtime.ExecOptions) (Process, error)

@@ -63,7 +63,9 @@ func TestParseBootstrapInput(t *testing.T) {
 }
 
 func TestBootstrapAnswerIsNoProtobuf(t *testing.T) {
-	for _, address := range []string{"unix:///s", "unix:///run/containerd/s/" + strings.Repeat("0", 64), "unix:///" + strings.Repeat("x", 300)} {
+	for _, address := range []string{
+		"unix:///s", "unix:///run/containerd/s/" + strings.Repeat("0", 64), "unix:///" + strings.Repeat("x", 300),
+	} {
 		var out bytes.Buffer
 		if err := writeBootstrapAnswer(&out, address); err != nil {
 			t.Fatal(err)
@@ -72,7 +74,8 @@ func TestBootstrapAnswerIsNoProtobuf(t *testing.T) {
 			t.Errorf("%s decodes as protobuf", &out)
 		}
 		var answer bootstrap.BootstrapResult
-		if err := json.Unmarshal(out.Bytes(), &answer); err != nil || answer.Address != address || answer.Version != 3 || answer.Protocol != "ttrpc" {
+		if err := json.Unmarshal(out.Bytes(), &answer); err != nil || answer.Address != address || answer.Version != 3 ||
+			answer.Protocol != "ttrpc" {
 			t.Errorf("%s: %v", &out, err)
 		}
 	}

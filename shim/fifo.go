@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openInput opens a stdin for reading. Of a FIFO the read end is opened first and then the write end that keeps it: opened without blocking,
-// a read end never waits and a write end needs only that there is one.
+// openInput opens a stdin for reading. Of a FIFO the read end is opened first and then the write end that keeps it: opened without
+// blocking, a read end never waits and a write end needs only that there is one.
 func openInput(name string) (*input, error) {
 	path, err := inputPath(name)
 	if err != nil {

@@ -21,10 +21,11 @@ func TestToStatus(t *testing.T) {
 		is   error
 		want string // the error's own message if empty
 	}{
-		"class at the end":  {fmt.Errorf("QEMU: %w: %w", reason, errdefs.ErrNotFound), codes.NotFound, errdefs.ErrNotFound, ""},
-		"class first":       {fmt.Errorf("%w: VM: %w", errdefs.ErrUnavailable, reason), codes.Unavailable, errdefs.ErrUnavailable, ""},
-		"two classes":       {fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errdefs.ErrNotFound), codes.Unavailable, errdefs.ErrUnavailable, ""},
-		"nested classes":    {fmt.Errorf("a: %w: %w", fmt.Errorf("b: %w: %w", reason, errdefs.ErrAborted), reason), codes.Aborted, errdefs.ErrAborted, ""},
+		"class at the end": {fmt.Errorf("QEMU: %w: %w", reason, errdefs.ErrNotFound), codes.NotFound, errdefs.ErrNotFound, ""},
+		"class first":      {fmt.Errorf("%w: VM: %w", errdefs.ErrUnavailable, reason), codes.Unavailable, errdefs.ErrUnavailable, ""},
+		"two classes":      {fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errdefs.ErrNotFound), codes.Unavailable, errdefs.ErrUnavailable, ""},
+		"nested classes": {fmt.Errorf("a: %w: %w", fmt.Errorf("b: %w: %w", reason, errdefs.ErrAborted), reason), codes.Aborted,
+			errdefs.ErrAborted, ""},
 		"no class":          {fmt.Errorf("start: %w: %w", reason, reason), codes.Unknown, errdefs.ErrUnknown, ""},
 		"joined":            {errors.Join(reason, errors.New("and not undone")), codes.Unknown, errdefs.ErrUnknown, ""},
 		"deadline":          {fmt.Errorf("agent: %w", context.DeadlineExceeded), codes.DeadlineExceeded, context.DeadlineExceeded, ""},

@@ -298,7 +298,8 @@ func TestExecIDs(t *testing.T) {
 		t.Fatalf("pids: %v %v", pids, err)
 	}
 	var details runcoptions.ProcessDetails
-	if any := pids.Processes[1].Info; any.TypeUrl != "containerd.runc.v1.ProcessDetails" || any.UnmarshalTo(&details) != nil || details.ExecID != "e" {
+	if any := pids.Processes[1].Info; any.TypeUrl != "containerd.runc.v1.ProcessDetails" || any.UnmarshalTo(&details) != nil ||
+		details.ExecID != "e" {
 		t.Errorf("details: %v", any)
 	}
 	f.remove("c1", "e")

@@ -188,7 +188,8 @@ func TestFileOutput(t *testing.T) {
 func TestLoggingBinary(t *testing.T) {
 	directory := t.TempDir()
 	script := filepath.Join(directory, "logger")
-	text := "#!/bin/sh\necho \"$CONTAINER_NAMESPACE/$CONTAINER_ID $*\" >$2\n/bin/echo -n . >&5\nexec 5>&-\n/bin/cat <&3 >>$2\n/bin/cat <&4 >>$2\n/bin/echo -n end >>$2\n"
+	text := "#!/bin/sh\necho \"$CONTAINER_NAMESPACE/$CONTAINER_ID $*\" >$2\n" +
+		"/bin/echo -n . >&5\nexec 5>&-\n/bin/cat <&3 >>$2\n/bin/cat <&4 >>$2\n/bin/echo -n end >>$2\n"
 	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}

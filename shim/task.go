@@ -262,7 +262,8 @@ func (t *task) kill(ctx context.Context, p *process, signal uint32, all bool) er
 }
 
 // delete removes a stopped or never started process with remove and returns its exit. It can be called again after a failure.
-func (t *task) delete(ctx context.Context, p *process, remove func(context.Context) (runtime.ExitStatus, error)) (runtime.ExitStatus, error) {
+func (t *task) delete(ctx context.Context, p *process, remove func(context.Context) (runtime.ExitStatus, error),
+) (runtime.ExitStatus, error) {
 	select {
 	case p.deleting <- struct{}{}:
 		defer func() { <-p.deleting }()

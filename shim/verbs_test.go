@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 func call(t *testing.T, bundle string, stdin []byte, arguments ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	command := exec.Command(os.Args[0], arguments...)
-	command.Env = append(os.Environ(), asShim+"=1", "TTRPC_ADDRESS=/nowhere", "GORACE=atexit_sleep_ms=0") // else the race detector sleeps a second
+	// GORACE: else the race detector sleeps a second.
+	command.Env = append(os.Environ(), asShim+"=1", "TTRPC_ADDRESS=/nowhere", "GORACE=atexit_sleep_ms=0")
 	command.Dir = bundle
 	command.Stdin = bytes.NewReader(stdin)
 	var out, errs bytes.Buffer

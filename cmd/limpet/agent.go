@@ -39,8 +39,8 @@ func agentCommand() *cli.Command {
 			Usage:     "send the agent a machine request as it is, and print what it answers",
 			ArgsUsage: "SANDBOX JSON|-",
 			Description: "For example: limpet agent raw SANDBOX '{\"method\": \"storage_status\"}'. With - the requests are the\n" +
-				"lines of standard input: each is sent once the one before has been answered, or its command takes input. Each answer is a line, an error one too:\n" +
-				"then the exit status is 1.\n" + referenceUsage,
+				"lines of standard input: each is sent once the one before has been answered, or its command takes input.\n" +
+				"Each answer is a line, an error one too: then the exit status is 1.\n" + referenceUsage,
 			Flags:        sandboxFlags(),
 			OnUsageError: onUsageError,
 			Before:       arguments(2, 2),

@@ -19,9 +19,9 @@ func sshAgentCommand() *cli.Command {
 		Name:      "ssh-agent",
 		Usage:     "let a container use your ssh-agent until Ctrl-C",
 		ArgsUsage: "SANDBOX",
-		Description: "Programs in the container find it with SSH_AUTH_SOCK=" + protocol.SSHAgentSocket + ". Every process of the container can\n" +
-			"use it, whoever's it is: list the keys and sign with them, and nothing else; the keys stay with the agent. It needs no\n" +
-			"network. A sandbox has one such command at a time.\n" +
+		Description: "Programs in the container find it with SSH_AUTH_SOCK=" + protocol.SSHAgentSocket + ". Every process of the container\n" +
+			"can use it, whoever's it is: list the keys and sign with them, and nothing else; the keys stay with the agent. It needs\n" +
+			"no network. A sandbox has one such command at a time.\n" +
 			referenceUsage,
 		Flags: sandboxFlags(&cli.StringFlag{
 			Name: "socket", Usage: "the agent's `SOCKET`", EnvVars: []string{"SSH_AUTH_SOCK"}, TakesFile: true,

@@ -28,8 +28,8 @@ func statsCommand() *cli.Command {
 		Usage:     "show what sandboxes cost on this host, and what their containers use",
 		ArgsUsage: "[SANDBOX...]",
 		Description: "A sandbox's memory is what its processes on this host have for themselves, with their part of what they share\n" +
-			"(PSS), beside what its machine has; a container's is what the guest says of it, beside its limit. CPU is of one processor, over --interval.\n" +
-			"Without SANDBOX: all that run.\n" + referenceUsage,
+			"(PSS), beside what its machine has; a container's is what the guest says of it, beside its limit.\n" +
+			"CPU is of one processor, over --interval. Without SANDBOX: all that run.\n" + referenceUsage,
 		Flags: sandboxFlags(
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "`TIME` to measure over"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "measure again and again, until Ctrl-C"},

@@ -20,7 +20,8 @@ func TestDataIsBounded(t *testing.T) {
 	}
 	got.Reset()
 	last := protocol.DataChunkResponse{Data: []byte("xy"), Done: true}
-	if n, err := askScripted(t, "file_read", chunk, last).receiveData(t.Context(), protocol.FileReadRequest{Path: "/x"}, limit, &got); n != limit || err != nil {
+	requests := askScripted(t, "file_read", chunk, last)
+	if n, err := requests.receiveData(t.Context(), protocol.FileReadRequest{Path: "/x"}, limit, &got); n != limit || err != nil {
 		t.Errorf("got %d bytes, %q, %v", n, got.String(), err)
 	}
 }

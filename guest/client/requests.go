@@ -105,7 +105,8 @@ func because(ctx context.Context, err error) error {
 }
 
 // Do sends a request that has one answer, and returns that. progress, which may be nil, is told of what comes before it.
-func (r *Requests) Do(ctx context.Context, request protocol.AgentRequest, progress func(protocol.ProgressResponse)) (protocol.AgentResponse, error) {
+func (r *Requests) Do(ctx context.Context, request protocol.AgentRequest, progress func(protocol.ProgressResponse),
+) (protocol.AgentResponse, error) {
 	if err := r.Send(ctx, request); err != nil {
 		return nil, err
 	}
@@ -169,8 +170,9 @@ type Interaction struct {
 	Sizes          <-chan protocol.Size // of the terminal; nil: it keeps its first one
 }
 
-// Interact sends a vm_exec or run that is interactive or has a terminal, lets it run, and returns its exit code: 128+n if signal n ended it.
-// The connection is closed in the end, and if ctx ends before, which kills the command. A reading of Stdin that goes on is left to its fate.
+// Interact sends a vm_exec or run that is interactive or has a terminal, lets it run, and returns its exit code: 128+n if signal n ended
+// it. The connection is closed in the end, and if ctx ends before, which kills the command. A reading of Stdin that goes on is left to its
+// fate.
 func (r *Requests) Interact(ctx context.Context, request protocol.AgentRequest, with Interaction) (int32, error) {
 	answer, err := r.Do(ctx, request, nil)
 	if err != nil {

@@ -54,7 +54,8 @@ func TestDo(t *testing.T) {
 	code := string(protocol.CodeNotFound)
 	r := askScripted(t,
 		"ping", protocol.PongResponse{Version: 1},
-		"pull", protocol.ProgressResponse{Message: "a"}, protocol.ProgressResponse{Message: "b"}, protocol.OKResponse{Data: []byte(`{"reference":"x"}`)},
+		"pull", protocol.ProgressResponse{Message: "a"}, protocol.ProgressResponse{Message: "b"},
+		protocol.OKResponse{Data: []byte(`{"reference":"x"}`)},
 		"query", protocol.ErrorResponse{Message: "no such image", Code: &code},
 		"query", protocol.ErrorResponse{Message: "broken"},
 		"query", protocol.PongResponse{},
@@ -64,11 +65,13 @@ func TestDo(t *testing.T) {
 		t.Errorf("ping: %v, %v", answer, err)
 	}
 	var steps []string
-	info, err := Get[protocol.ImageInfo](t.Context(), r, protocol.PullRequest{Image: "x"}, func(p protocol.ProgressResponse) { steps = append(steps, p.Message) })
+	info, err := Get[protocol.ImageInfo](t.Context(), r, protocol.PullRequest{Image: "x"},
+		func(p protocol.ProgressResponse) { steps = append(steps, p.Message) })
 	if info.Reference != "x" || err != nil || !reflect.DeepEqual(steps, []string{"a", "b"}) {
 		t.Errorf("pull: %+v, %v after %q", info, err, steps)
 	}
-	if _, err := Get[protocol.ImageInfo](t.Context(), r, protocol.QueryRequest{Image: "x"}, nil); !errdefs.IsNotFound(err) || err.Error() != "no such image" {
+	if _, err := Get[protocol.ImageInfo](t.Context(), r, protocol.QueryRequest{Image: "x"}, nil); !errdefs.IsNotFound(err) ||
+		err.Error() != "no such image" {
 		t.Errorf("query: %v", err)
 	}
 	for range 2 {
@@ -76,7 +79,8 @@ func TestDo(t *testing.T) {
 			t.Errorf("query: %v", err)
 		}
 	}
-	if done, err := r.Complete(t.Context(), protocol.VMExecRequest{Command: []string{"x"}}); done.ExitCode != 3 || string(done.Stdout) != "out" || err != nil {
+	if done, err := r.Complete(t.Context(), protocol.VMExecRequest{Command: []string{"x"}}); err != nil ||
+		done.ExitCode != 3 || string(done.Stdout) != "out" {
 		t.Errorf("vm_exec: %+v, %v", done, err)
 	}
 	if _, err := r.Do(t.Context(), protocol.PingRequest{}, nil); err == nil {
@@ -100,7 +104,8 @@ func TestDoGivesUp(t *testing.T) {
 
 func TestInteract(t *testing.T) {
 	r := askScripted(t,
-		"vm_exec", protocol.StartedResponse{}, "stdin", protocol.StdoutResponse{Data: []byte("out ")}, protocol.StderrResponse{Data: []byte("err")},
+		"vm_exec", protocol.StartedResponse{}, "stdin", protocol.StdoutResponse{Data: []byte("out ")},
+		protocol.StderrResponse{Data: []byte("err")},
 		"stdin", protocol.StdoutResponse{Data: []byte("more")}, protocol.ExitedResponse{ExitCode: 137},
 	)
 	var stdout, stderr bytes.Buffer
@@ -144,7 +149,8 @@ func TestUploadAndDownload(t *testing.T) {
 	if err := r.Upload(t.Context(), "/f", 0o600, 10, strings.NewReader("short")); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("content that is too short: %v", err)
 	}
-	if err := askScripted(t, "file_write_begin", ok).Upload(t.Context(), "/f", 0o600, 3, strings.NewReader("long")); !errdefs.IsInvalidArgument(err) {
+	r = askScripted(t, "file_write_begin", ok)
+	if err := r.Upload(t.Context(), "/f", 0o600, 3, strings.NewReader("long")); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("content that is too long: %v", err)
 	}
 }

@@ -265,7 +265,8 @@ func TestOpenStream(t *testing.T) {
 		_ = conn.Close()
 
 		serve(errors.New("no such token"), "")
-		if _, err := w.OpenStream(t.Context(), token); !errors.Is(err, protocol.ErrStreamRefused) || strings.Contains(err.Error(), fmt.Sprintf("%x", token[:])) {
+		if _, err := w.OpenStream(t.Context(), token); !errors.Is(err, protocol.ErrStreamRefused) ||
+			strings.Contains(err.Error(), fmt.Sprintf("%x", token[:])) {
 			t.Error(err)
 		}
 

@@ -82,13 +82,14 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"type":"resolver","token":"` + strings.Repeat("00", 32) + `"}`:                   "port is missing",
 		`{"type":"resolver","port":6002}`:                                                  "token is missing",
 		`["stop"]`:                                                                         "want an object",
-		`["ping"]`:                                                                         "want an object", // only a message without fields may be a bare name
-		`["ping",1]`:                                                                       "array of more than a name",
-		`[]`:                                                                               "want a string",
-		`{"type":"stop","timeout_ms":1}{}`:                                                 "nothing after",
-		`{"type":"stop","timeout_ms":1`:                                                    "unexpected EOF",
-		`{"type":"` + strings.Repeat("x", 100) + `"}`:                                      `unknown type "` + strings.Repeat("x", 64) + `..."`,
-		"{\"type\":\"mount\",\"source\":\"\xff\"}":                                         "invalid UTF-8",
+		// Only a message without fields may be a bare name.
+		`["ping"]`:                         "want an object",
+		`["ping",1]`:                       "array of more than a name",
+		`[]`:                               "want a string",
+		`{"type":"stop","timeout_ms":1}{}`: "nothing after",
+		`{"type":"stop","timeout_ms":1`:    "unexpected EOF",
+		`{"type":"` + strings.Repeat("x", 100) + `"}`: `unknown type "` + strings.Repeat("x", 64) + `..."`,
+		"{\"type\":\"mount\",\"source\":\"\xff\"}":    "invalid UTF-8",
 		`null`: "want an object",
 	}
 	for _, text := range accept {

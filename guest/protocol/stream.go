@@ -25,7 +25,7 @@ const (
 	// vsock can do less than a socket.
 	StreamContainerdDuplex StreamKind = 0x44
 	StreamOutputDuplex     StreamKind = 0x45
-	StreamKept             StreamKind = 0x46 // a process's standard stream, named by Token, from byte Offset on; answered by a status; see Sender
+	StreamKept             StreamKind = 0x46 // a process's standard stream, by Token, from byte Offset on; answered by a status; see Sender
 )
 
 // magic is what every byte stream begins with: nothing that speaks HTTP can be made to say it.

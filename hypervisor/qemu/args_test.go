@@ -25,7 +25,8 @@ func TestArguments(t *testing.T) {
 	}
 	more := config
 	more.Ports = hypervisor.MaxPorts
-	if line := strings.Join(arguments(more, hypervisor.AcceleratorTCG, false), " "); !strings.Contains(line, "id=port27,bus=pcie.0,addr=0x1c,chassis=28") {
+	line := strings.Join(arguments(more, hypervisor.AcceleratorTCG, false), " ")
+	if !strings.Contains(line, "id=port27,bus=pcie.0,addr=0x1c,chassis=28") {
 		t.Errorf("no port27 in %s", line)
 	}
 	for _, test := range []struct {

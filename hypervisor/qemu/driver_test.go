@@ -31,7 +31,8 @@ func TestMissing(t *testing.T) {
 		says   []string
 	}{
 		{"kernel", func(c *hypervisor.Config, _ *Options) { c.Kernel = none }, errdefs.IsNotFound, []string{"guest kernel", none, "make guest"}},
-		{"kernel is a directory", func(c *hypervisor.Config, _ *Options) { c.Kernel = dir }, errdefs.IsInvalidArgument, []string{"guest kernel", dir}},
+		{"kernel is a directory", func(c *hypervisor.Config, _ *Options) { c.Kernel = dir }, errdefs.IsInvalidArgument,
+			[]string{"guest kernel", dir}},
 		{"image", func(c *hypervisor.Config, _ *Options) { c.Initrd = none }, errdefs.IsNotFound, []string{"guest image", none, "make guest"}},
 		{"QEMU", func(_ *hypervisor.Config, o *Options) { o.Path = none }, errdefs.IsNotFound, []string{"QEMU", none, "install"}},
 		{"virtiofsd", func(_ *hypervisor.Config, o *Options) { o.Virtiofsd = none }, errdefs.IsNotFound, []string{"virtiofsd", none, "install"}},

@@ -28,7 +28,8 @@ func TestVirtiofsdArguments(t *testing.T) {
 		want []string
 	}{
 		{virtiofsdC, "/a,b", []string{
-			"--fd=3", "--rlimit-nofile=1024", "-o", `source=/a\,b`, "-o", "cache=always,timeout=1,sandbox=namespace,xattr,announce_submounts,log_level=warn",
+			"--fd=3", "--rlimit-nofile=1024", "-o", `source=/a\,b`, "-o",
+			"cache=always,timeout=1,sandbox=namespace,xattr,announce_submounts,log_level=warn",
 		}},
 		{virtiofsdRust, "/a,b", []string{
 			"--fd=3", "--rlimit-nofile=1024", "--shared-dir=/a,b", "--cache=auto", "--sandbox=namespace", "--xattr", "--announce-submounts",

@@ -38,7 +38,8 @@ func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + d.netns()}, args...)...)
 }
 
-// makeNetwork makes the run's network namespace and describes the networks in it: nerdctl's, which pods have too, and two for pods that cannot be.
+// makeNetwork makes the run's network namespace and describes the networks in it: nerdctl's, which pods have too, and two for pods that
+// cannot be.
 func (d *Daemon) makeNetwork() error {
 	for _, args := range [][]string{
 		{"netns", "add", d.Namespace},

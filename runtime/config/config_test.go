@@ -199,7 +199,8 @@ func TestWithEgressAnnotations(t *testing.T) {
 		annotations map[string]string
 		want        Egress
 	}{
-		{"hosts", map[string]string{AnnotationEgressHosts: "a.test, *.b.test,"}, Egress{Hosts: []string{"a.test", "*.b.test"}, CIDRs: base.Egress.CIDRs}},
+		{"hosts", map[string]string{AnnotationEgressHosts: "a.test, *.b.test,"},
+			Egress{Hosts: []string{"a.test", "*.b.test"}, CIDRs: base.Egress.CIDRs}},
 		{"ranges", map[string]string{AnnotationEgressCIDRs: "10.0.0.0/8"}, Egress{Hosts: []string{}, CIDRs: []string{"10.0.0.0/8"}}},
 		{"nothing", map[string]string{AnnotationEgressHosts: "", AnnotationEgressCIDRs: ""}, Egress{Hosts: []string{}, CIDRs: []string{}}},
 	} {

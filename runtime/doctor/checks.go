@@ -84,8 +84,8 @@ func checkStateDir(path string) hypervisor.Check {
 	return check
 }
 
-// checkEgress tells whether sandboxes can have an egress policy. Without one they need nothing of it, so that it is a failure only where the
-// configuration gives one to all.
+// checkEgress tells whether sandboxes can have an egress policy. Without one they need nothing of it, so that it is a failure only where
+// the configuration gives one to all.
 func checkEgress(needed bool, probe func() error) hypervisor.Check {
 	const name = "egress"
 	err := probe()

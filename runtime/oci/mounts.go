@@ -188,7 +188,8 @@ func writableBelow(mount *specs.Mount, bind Bind, options Options) error {
 	return nil
 }
 
-// BindSource is the path on the host of what a container mounts on a path, or "" if it binds nothing there. bundle is its bundle's directory.
+// BindSource is the path on the host of what a container mounts on a path, or "" if it binds nothing there. bundle is its bundle's
+// directory.
 func BindSource(spec *specs.Spec, bundle, destination string) string {
 	source := ""
 	for _, mount := range spec.Mounts {

@@ -125,8 +125,8 @@ func (g cgroup) removeAll() error {
 	return g.removeAfter(events)
 }
 
-// removeEmpty waits until nothing runs in the group and below it, however long that takes, and removes it. A group that does not exist is no
-// error.
+// removeEmpty waits until nothing runs in the group and below it, however long that takes, and removes it. A group that does not exist is
+// no error.
 func (g cgroup) removeEmpty() error {
 	events, err := watch(g.file("cgroup.events"))
 	if errors.Is(err, fs.ErrNotExist) {

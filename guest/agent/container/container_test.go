@@ -87,7 +87,9 @@ func TestSignals(t *testing.T) {
 	if err := h.set.Signal(protocol.Signal{RequestID: 99, Signal: 15}); !errdefs.IsNotFound(err) {
 		t.Errorf("unknown process: %v", err)
 	}
-	for _, wrong := range []protocol.Signal{{RequestID: 99, Signal: 65}, {RequestID: 99, Signal: -65}, {RequestID: 99, Signal: -9, All: true}} {
+	for _, wrong := range []protocol.Signal{
+		{RequestID: 99, Signal: 65}, {RequestID: 99, Signal: -65}, {RequestID: 99, Signal: -9, All: true},
+	} {
 		if err := h.set.Signal(wrong); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", wrong, err)
 		}

@@ -20,15 +20,15 @@
 //	    |
 //	    +-> (unknown): it could not be started
 //
-// What is said of a process is in this order: its Started, then its stream ends and out-of-memory events, then its Exit, once. The Exit waits
-// until the output has been read to its end, at most drainTimeout after the process's death: what the process left behind may hold the
-// pipe for ever, and the host may read slowly or not at all. Of a container's exits the init's is the last.
+// What is said of a process is in this order: its Started, then its stream ends and out-of-memory events, then its Exit, once. The Exit
+// waits until the output has been read to its end, at most drainTimeout after the process's death: what the process left behind may hold
+// the pipe for ever, and the host may read slowly or not at all. Of a container's exits the init's is the last.
 //
 // # A command
 //
-// A program in the machine itself (Command) is a container without a container: one process among the agent's own namespaces and files, with
-// an id, a control group and streams like an init's. It is running from the start on; what it leaves running at its end goes on, and its
-// control group is removed when that has ended, too.
+// A program in the machine itself (Command) is a container without a container: one process among the agent's own namespaces and files,
+// with an id, a control group and streams like an init's. It is running from the start on; what it leaves running at its end goes on, and
+// its control group is removed when that has ended, too.
 //
 // # Namespaces
 //
@@ -38,7 +38,7 @@
 //
 // # Standard streams
 //
-// A pipe and a pump per stream, or a pseudo-terminal and two pumps. Output is never closed by the guest first: a vsock backend may lose what
-// it still buffers then. Its end is announced (StreamEnd), with its length, and the host closes after it has read that much. Input ends
-// where its stream ends.
+// A pipe and a pump per stream, or a pseudo-terminal and two pumps. Output is never closed by the guest first: a vsock backend may lose
+// what it still buffers then. Its end is announced (StreamEnd), with its length, and the host closes after it has read that much. Input
+// ends where its stream ends.
 package container

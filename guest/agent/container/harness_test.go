@@ -207,7 +207,9 @@ func (h *host) prepare(id string) {
 	if err := os.WriteFile(filepath.Join(rootfs, "bin/busybox"), busybox, 0o755); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, applet := range []string{"sh", "cat", "true", "sleep", "echo", "id", "stty", "kill", "ls", "head", "env", "pwd", "grep", "sed", "tty"} {
+	for _, applet := range []string{
+		"sh", "cat", "true", "sleep", "echo", "id", "stty", "kill", "ls", "head", "env", "pwd", "grep", "sed", "tty",
+	} {
 		if err := os.Symlink("busybox", filepath.Join(rootfs, "bin", applet)); err != nil {
 			h.t.Fatal(err)
 		}

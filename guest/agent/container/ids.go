@@ -31,7 +31,8 @@ const maxPath = 4096
 // below returns rel as a path below root, and refuses one that leads out of it.
 func below(root, rel string) (string, error) {
 	clean := path.Clean("/" + rel)
-	if rel == "" || len(rel) > maxPath || clean == "/" || strings.ContainsRune(rel, 0) || clean[1:] != path.Clean(strings.TrimPrefix(rel, "/")) {
+	if rel == "" || len(rel) > maxPath || clean == "/" || strings.ContainsRune(rel, 0) ||
+		clean[1:] != path.Clean(strings.TrimPrefix(rel, "/")) {
 		return "", fmt.Errorf("path %.*q: want one below %s: %w", maxID, rel, root, errdefs.ErrInvalidArgument)
 	}
 	return path.Join(root, clean), nil

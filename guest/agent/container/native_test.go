@@ -48,7 +48,8 @@ func TestCanNative(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			spec, err := parseSpec([]byte(`{"process": {"args": ["x"], "cwd": "/", "capabilities": {}}, "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}}`))
+			spec, err := parseSpec([]byte(`{"process": {"args": ["x"], "cwd": "/", "capabilities": {}},
+				"linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}}`))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -15,7 +15,8 @@ import (
 func TestCheckID(t *testing.T) {
 	for id, want := range map[string]bool{
 		"a": true, "A-b_c.9": true, strings.Repeat("x", maxID): true,
-		"": false, ".": false, "..": false, "a..b": false, "a/b": false, "a b": false, "é": false, "a\x00": false, strings.Repeat("x", maxID+1): false,
+		"": false, ".": false, "..": false, "a..b": false, "a/b": false, "a b": false, "é": false, "a\x00": false,
+		strings.Repeat("x", maxID+1): false,
 	} {
 		if err := checkID(id); (err == nil) != want || err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("checkID(%.20q) = %v", id, err)
@@ -39,7 +40,8 @@ func TestLocalize(t *testing.T) {
 	raw := `{"ociVersion": "1.0.2", "root": {"path": "x", "readonly": true}, "process": {"args": ["a"], "new": 1},
 		"linux": {"cgroupsPath": "/x", "namespaces": [{"type": "ipc", "path": "pod"}], "new": {"a": [1]}}, "new": null}`
 	namespaces := []specs.LinuxNamespace{{Type: "ipc", Path: "/proc/7/ns/ipc"}, {Type: "mount"}}
-	got, err := localize(json.RawMessage(raw), "/share/c", "/limpet-c", namespaces, specs.User{UID: 5, GID: 6}, &protocol.Size{Cols: 80, Rows: 24})
+	got, err := localize(json.RawMessage(raw), "/share/c", "/limpet-c", namespaces, specs.User{UID: 5, GID: 6},
+		&protocol.Size{Cols: 80, Rows: 24})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +74,8 @@ func TestParseSpec(t *testing.T) {
 func TestRootHome(t *testing.T) {
 	for passwd, want := range map[string]string{
 		"root:x:0:0:root:/root:/bin/sh\n": "/root", "a:x:1:1::/a:/x\nr:x:0:0::/home/r:/x\n": "/home/r",
-		"": "/", "root:x:0\n": "/", "root:x:0:0:root:relative:/bin/sh\n": "/", strings.Repeat("x", maxPasswd) + "\nroot:x:0:0:root:/root:/bin/sh\n": "/",
+		"": "/", "root:x:0\n": "/", "root:x:0:0:root:relative:/bin/sh\n": "/",
+		strings.Repeat("x", maxPasswd) + "\nroot:x:0:0:root:/root:/bin/sh\n": "/",
 	} {
 		if got := rootHome(strings.NewReader(passwd)); got != want {
 			t.Errorf("rootHome(%.30q) = %q, want %q", passwd, got, want)

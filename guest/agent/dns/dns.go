@@ -1,5 +1,5 @@
-// Package dns is the resolver of a guest whose names the host resolves: it listens on the guest's loopback, and passes questions and answers
-// on without a look inside.
+// Package dns is the resolver of a guest whose names the host resolves: it listens on the guest's loopback, and passes questions and
+// answers on without a look inside.
 package dns
 
 import (

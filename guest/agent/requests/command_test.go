@@ -25,11 +25,15 @@ func TestCaptured(t *testing.T) {
 		request protocol.VMExecRequest
 		want    protocol.CompletedResponse
 	}{
-		"both outputs":  {shell("echo out; echo err >&2"), completed(0, "out\n", "err\n")},
-		"exit code":     {shell("exit 42"), completed(42, "", "")},
-		"signal":        {shell("kill -KILL $$"), completed(128+9, "", "")},
-		"no input":      {shell("cat"), completed(0, "", "")},
-		"environment":   {protocol.VMExecRequest{Command: []string{"env"}, Env: []protocol.Pair{{Name: "PATH", Value: "/usr/bin:/bin"}, {Name: "A", Value: "B=C"}}}, completed(0, "PATH=/usr/bin:/bin\nHOME=/root\nA=B=C\n", "")},
+		"both outputs": {shell("echo out; echo err >&2"), completed(0, "out\n", "err\n")},
+		"exit code":    {shell("exit 42"), completed(42, "", "")},
+		"signal":       {shell("kill -KILL $$"), completed(128+9, "", "")},
+		"no input":     {shell("cat"), completed(0, "", "")},
+		"environment": {
+			protocol.VMExecRequest{
+				Command: []string{"env"}, Env: []protocol.Pair{{Name: "PATH", Value: "/usr/bin:/bin"}, {Name: "A", Value: "B=C"}},
+			}, completed(0, "PATH=/usr/bin:/bin\nHOME=/root\nA=B=C\n", ""),
+		},
 		"binary":        {shell(`printf '\377\000\200'`), completed(0, "\xff\x00\x80", "")},
 		"of the dead":   {shell("(sleep 4 &); echo alive"), completed(0, "alive\n", "")},
 		"a lot":         {shell("head -c 4000000 /dev/zero | tr '\\0' x"), completed(0, strings.Repeat("x", 4000000), "")},

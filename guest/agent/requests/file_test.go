@@ -30,7 +30,8 @@ func TestParsePath(t *testing.T) {
 	}
 	for _, name := range []string{
 		"", "/", "etc/hosts", "/etc/", "/etc/.", "/etc/../hosts", "/..", "/a\x00b", "/" + strings.Repeat("a", maxPath),
-		"/run/limpet/containers/c1", "/run/limpet/containers/c1/config.json", "/run/limpet/containers/c1/rootfs", "/run/limpet/containers/c1/rootfs/..",
+		"/run/limpet/containers/c1", "/run/limpet/containers/c1/config.json", "/run/limpet/containers/c1/rootfs",
+		"/run/limpet/containers/c1/rootfs/..",
 	} {
 		if got, err := parsePath(name); err == nil {
 			t.Errorf("%q: %+v", name, got)

@@ -197,7 +197,8 @@ type fakeImages struct {
 	asked   []protocol.AgentRequest
 }
 
-func (f *fakeImages) Do(ctx context.Context, request protocol.Envelope[protocol.AgentRequest], answer func(protocol.AgentResponse) error) error {
+func (f *fakeImages) Do(ctx context.Context, request protocol.Envelope[protocol.AgentRequest], answer func(protocol.AgentResponse) error,
+) error {
 	f.mu.Lock()
 	f.asked = append(f.asked, request.Body)
 	answers := f.answers[protocol.AgentRequests.Name(request.Body)]

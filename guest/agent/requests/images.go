@@ -68,11 +68,12 @@ func final(answer protocol.AgentResponse) bool {
 	return true
 }
 
-// CancelTimeout is how long a program for images needs at most to undo what it did when it is told to give up: to remove what it has unpacked.
+// CancelTimeout is how long a program for images needs at most to undo what it did when it is told to give up: to remove what it has
+// unpacked.
 const CancelTimeout = 10 * time.Second
 
-// ImageProgram is Images by a program that is started for each request: the request comes on its standard input, framed like on a connection,
-// and the answers on its standard output; SIGTERM tells it to give up.
+// ImageProgram is Images by a program that is started for each request: the request comes on its standard input, framed like on a
+// connection, and the answers on its standard output; SIGTERM tells it to give up.
 type ImageProgram struct {
 	Path   string
 	Reaper *reaper.Reaper

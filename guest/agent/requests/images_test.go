@@ -66,7 +66,8 @@ func TestImageProgram(t *testing.T) {
 	}
 	t.Setenv(imageProgram, "1")
 	t.Setenv("SSL_CERT_FILE", "")
-	p := &ImageProgram{Path: "/proc/self/exe", Reaper: theReaper(), Log: os.Stderr, Logger: slog.New(slog.DiscardHandler), CancelTimeout: 50 * time.Millisecond}
+	p := &ImageProgram{Path: "/proc/self/exe", Reaper: theReaper(), Log: os.Stderr, Logger: slog.New(slog.DiscardHandler),
+		CancelTimeout: 50 * time.Millisecond}
 	for name, test := range map[string]struct {
 		cancel bool // the client goes when the program has begun
 		said   string

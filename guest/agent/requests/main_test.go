@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests run as PID 1 of namespaces of their own: with a control group hierarchy (version 2) at its usual place, whatever the machine they
-// run on has there, and an empty /tmp. The kernel ends with them whatever they leave.
+// The tests run as PID 1 of namespaces of their own: with a control group hierarchy (version 2) at its usual place, whatever the machine
+// they run on has there, and an empty /tmp. The kernel ends with them whatever they leave.
 
 const isolated = "LIMPET_TEST_ISOLATED"
 

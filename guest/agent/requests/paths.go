@@ -59,10 +59,12 @@ func parsePath(name string) (place, error) {
 	return p, nil
 }
 
-// open opens the place, or the directory that it is in, as a path (O_PATH). In the machine no symbolic link is followed; in a container links
-// are, as its processes follow them, and never lead out of it.
+// open opens the place, or the directory that it is in, as a path (O_PATH). In the machine no symbolic link is followed; in a container
+// links are, as its processes follow them, and never lead out of it.
 func (p place) open(roots Roots, directory bool) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH}
+	how := unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
+	}
 	root, err := p.root(roots)
 	if err != nil {
 		return nil, err

@@ -157,8 +157,9 @@ func TestRunRefused(t *testing.T) {
 		code    protocol.Code
 		asked   string
 	}{
-		"no command":      {protocol.RunRequest{}, protocol.CodeInvalidRequest, "prepare_overlay cleanup_overlay"},
-		"no such user":    {protocol.RunRequest{Command: []string{"id"}, User: new("bob")}, protocol.CodeInvalidRequest, "prepare_overlay cleanup_overlay"},
+		"no command": {protocol.RunRequest{}, protocol.CodeInvalidRequest, "prepare_overlay cleanup_overlay"},
+		"no such user": {protocol.RunRequest{Command: []string{"id"}, User: new("bob")}, protocol.CodeInvalidRequest,
+			"prepare_overlay cleanup_overlay"},
 		"no such program": {protocol.RunRequest{Command: []string{"nothing"}}, protocol.CodeStartFailed, "prepare_overlay cleanup_overlay"},
 		"no such source": {
 			protocol.RunRequest{Command: []string{"id"}, Mounts: []protocol.Share{{Tag: "/no/such", Target: "/a"}}}, protocol.CodeMountFailed, "",
@@ -194,7 +195,8 @@ func TestImageRequests(t *testing.T) {
 	code := string(protocol.CodePullFailed)
 	g.images.answers = map[string][]protocol.AgentResponse{
 		"pull": {
-			protocol.ProgressResponse{Message: "half", Percent: new(uint8(50))}, protocol.ErrorResponse{Message: "the registry is gone", Code: &code},
+			protocol.ProgressResponse{Message: "half", Percent: new(uint8(50))},
+			protocol.ErrorResponse{Message: "the registry is gone", Code: &code},
 		},
 		"export_layer": {protocol.DataChunkResponse{Data: []byte("a")}, protocol.DataChunkResponse{Data: []byte("b"), Done: true}},
 		"list_images":  {protocol.OKResponse{Data: []byte("[]")}},
@@ -204,7 +206,8 @@ func TestImageRequests(t *testing.T) {
 		t.Errorf("pull: %+v", got)
 	}
 	wantError(t, c.hear(), protocol.CodePullFailed)
-	if got, ok := c.send(protocol.ExportLayerRequest{ImageDigest: "sha256:1"}).(protocol.DataChunkResponse); !ok || string(got.Data) != "a" || got.Done {
+	if got, ok := c.send(protocol.ExportLayerRequest{ImageDigest: "sha256:1"}).(protocol.DataChunkResponse); !ok || string(got.Data) != "a" ||
+		got.Done {
 		t.Errorf("export: %+v", got)
 	}
 	if got, ok := c.hear().(protocol.DataChunkResponse); !ok || string(got.Data) != "b" || !got.Done {

@@ -12,8 +12,8 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// probeInterval is how often a client is sent no output at all while its input waits to be taken: that is how it is noticed that it is gone,
-// when nothing more of it is read.
+// probeInterval is how often a client is sent no output at all while its input waits to be taken: that is how it is noticed that it is
+// gone, when nothing more of it is read.
 const probeInterval = 2 * time.Second
 
 // running is a command that was started.

@@ -30,7 +30,10 @@ func TestPlanRun(t *testing.T) {
 			result{[]string{"/entry", "default"}, []string{"PATH=/image", "A=image", "EMPTY="}, "/work", false},
 		},
 		"as the request says": {
-			protocol.RunRequest{Command: []string{"a", "b"}, Env: []protocol.Pair{{Name: "A", Value: "request"}, {Name: "B", Value: "="}}, Workdir: new("/tmp"), TTY: true},
+			protocol.RunRequest{
+				Command: []string{"a", "b"}, Env: []protocol.Pair{{Name: "A", Value: "request"}, {Name: "B", Value: "="}},
+				Workdir: new("/tmp"), TTY: true,
+			},
 			image,
 			result{[]string{"/entry", "a", "b"}, []string{"PATH=/image", "A=request", "EMPTY=", "TERM=xterm", "B=="}, "/tmp", true},
 		},
@@ -62,9 +65,12 @@ func TestPlanRunRefuses(t *testing.T) {
 		"a value with a zero":    {protocol.RunRequest{Command: command, Env: []protocol.Pair{{Name: "A", Value: "\x00"}}}, protocol.ImageInfo{}},
 		"environment of nothing": {protocol.RunRequest{Command: command}, protocol.ImageInfo{Env: []string{"A"}}},
 		"relative directory":     {protocol.RunRequest{Command: command, Workdir: new("work")}, protocol.ImageInfo{}},
-		"relative source":        {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "a", Target: "/a"}}}, protocol.ImageInfo{}},
-		"relative target":        {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "/a", Target: "a"}}}, protocol.ImageInfo{}},
-		"target with ..":         {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "/a", Target: "/a/../b"}}}, protocol.ImageInfo{}},
+		"relative source": {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "a", Target: "/a"}}},
+			protocol.ImageInfo{}},
+		"relative target": {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "/a", Target: "a"}}},
+			protocol.ImageInfo{}},
+		"target with ..": {protocol.RunRequest{Command: command, Mounts: []protocol.Share{{Tag: "/a", Target: "/a/../b"}}},
+			protocol.ImageInfo{}},
 	} {
 		if spec, err := planRun(test.request, surroundings{image: test.image}); err == nil {
 			t.Errorf("%s: %+v", name, spec.Process)
@@ -73,7 +79,9 @@ func TestPlanRunRefuses(t *testing.T) {
 }
 
 func TestPlanRunMounts(t *testing.T) {
-	request := protocol.RunRequest{Command: []string{"sh"}, Mounts: []protocol.Share{{Tag: "/data", Target: "/mnt"}, {Tag: "/a/", Target: "/b", ReadOnly: true}}}
+	request := protocol.RunRequest{
+		Command: []string{"sh"}, Mounts: []protocol.Share{{Tag: "/data", Target: "/mnt"}, {Tag: "/a/", Target: "/b", ReadOnly: true}},
+	}
 	spec, err := planRun(request, surroundings{user: specs.User{UID: 7}, hostname: "run-1", networkFiles: []string{"/etc/hosts"}})
 	if err != nil {
 		t.Fatal(err)

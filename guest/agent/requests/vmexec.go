@@ -11,8 +11,8 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// machineEnv is the environment of commands in the machine itself, before what a request adds: the image's programs, then the tools that the
-// host brings.
+// machineEnv is the environment of commands in the machine itself, before what a request adds: the image's programs, then the tools that
+// the host brings.
 var machineEnv = []protocol.Pair{
 	{Name: "PATH", Value: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + protocol.ToolsDir},
 	{Name: "HOME", Value: "/root"},
@@ -33,7 +33,8 @@ func (c *conn) vmExec(ctx context.Context, r protocol.VMExecRequest) (protocol.A
 		if err := c.server.Tools(ctx); err != nil {
 			return nil, failed(protocol.CodeMountFailed, err)
 		}
-		return k.containers.Command(ctx, container.Command{ID: k.name, RequestID: k.id, Process: process, Streams: &k.streams, Fallback: c.server.Busybox})
+		return k.containers.Command(ctx, container.Command{ID: k.name, RequestID: k.id, Process: process, Streams: &k.streams,
+			Fallback: c.server.Busybox})
 	}
 	p.started = func(_ *job, started *container.Process) string { return strconv.Itoa(started.Pid()) }
 	return c.runCommand(ctx, p)

@@ -1,4 +1,5 @@
-// Package sshagent is the user's ssh-agent as containers see it: a socket in each container that has it, whose clients are joined to the host.
+// Package sshagent is the user's ssh-agent as containers see it: a socket in each container that has it, whose clients are joined to the
+// host.
 package sshagent
 
 import (

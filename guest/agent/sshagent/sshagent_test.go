@@ -99,7 +99,8 @@ func connect(t *testing.T, roots, name string) (net.Conn, error) {
 func TestOffer(t *testing.T) {
 	s, roots := newServer(t, "c1", "c2")
 	for _, m := range []protocol.SSHAgent{
-		{ContainerID: "c1", Port: 7, Token: testToken}, {ContainerID: "c2", Port: 7, Token: testToken}, {ContainerID: "c1", Port: 8, Token: testToken},
+		{ContainerID: "c1", Port: 7, Token: testToken}, {ContainerID: "c2", Port: 7, Token: testToken},
+		{ContainerID: "c1", Port: 8, Token: testToken},
 	} {
 		if err := s.Offer(m); err != nil {
 			t.Fatal(err)

@@ -25,7 +25,8 @@ func TestPlan(t *testing.T) {
 			"nosuid", "nodev", "noexec"}}, plan{target: "/volumes/shm", flags: all, data: "size=4096,mode=1777,uid=7,gid=0"}},
 		{"memory without options", protocol.Mount{Target: "/volumes/a.b-c_1", FSType: "tmpfs"},
 			plan{target: "/volumes/a.b-c_1", data: "size=0,mode=755,uid=0,gid=0"}},
-		{"directory", protocol.Mount{Source: "/volumes/cache/sub/dir", Target: "/volumes/c1-0", FSType: "bind", Options: []string{"mode=0750", "gid=5"}},
+		{"directory", protocol.Mount{Source: "/volumes/cache/sub/dir", Target: "/volumes/c1-0", FSType: "bind",
+			Options: []string{"mode=0750", "gid=5"}},
 			plan{target: "/volumes/c1-0", source: "cache", path: "sub/dir", directory: directory{mode: 0o750, gid: 5}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -19,8 +19,8 @@ import (
 )
 
 // Output is one such stream. What is read of it is what the stream's visitor is to be sent: the FIFO's path, as protocol.WriteOutputPath
-// writes it, then what is written to the FIFO, until there was a writer and there is none any more. What is written to the stream is dropped;
-// to end that direction is to end the stream. One goroutine may read at a time; the other methods may be called at any time.
+// writes it, then what is written to the FIFO, until there was a writer and there is none any more. What is written to the stream is
+// dropped; to end that direction is to end the stream. One goroutine may read at a time; the other methods may be called at any time.
 type Output struct {
 	answer bytes.Buffer // what is left of it
 	dir    *os.File

@@ -96,7 +96,8 @@ func TestKill(t *testing.T) {
 }
 
 func TestStartError(t *testing.T) {
-	if _, err := Start("nothing", exec.Command("/nonexistent"), hypervisor.Cgroup{}); err == nil || !strings.Contains(err.Error(), "start nothing") {
+	if _, err := Start("nothing", exec.Command("/nonexistent"), hypervisor.Cgroup{}); err == nil ||
+		!strings.Contains(err.Error(), "start nothing") {
 		t.Errorf("got %v", err)
 	}
 }
