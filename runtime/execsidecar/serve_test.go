@@ -92,11 +92,10 @@ func (p *fakeProcess) Close() {
 // service is a server of one client, with a fake behind it.
 type service struct {
 	*testing.T
-	client    *net.UnixConn
-	process   *fakeProcess
-	started   chan struct{} // closed when the Starter was called
-	startFail error
-	hangUp    context.CancelFunc // ends the server's context
+	client  *net.UnixConn
+	process *fakeProcess
+	started chan struct{}      // closed when the Starter was called
+	hangUp  context.CancelFunc // ends the server's context
 
 	done chan struct{} // closed when Serve has returned the following
 	stop bool
@@ -104,6 +103,11 @@ type service struct {
 }
 
 func newService(t *testing.T, patience time.Duration) *service {
+	return newFailingService(t, patience, nil)
+}
+
+// newFailingService starts nothing if there is an error.
+func newFailingService(t *testing.T, patience time.Duration, fail error) *service {
 	client, server := pair(t)
 	s := &service{
 		T: t, client: client, process: &fakeProcess{ended: make(chan Result, 1), heard: make(chan struct{}, 100)},
@@ -114,9 +118,9 @@ func newService(t *testing.T, patience time.Duration) *service {
 	start := func(_ context.Context, command Command, files Files) (Process, error) {
 		defer close(s.started)
 		s.process.command, s.process.files = command, files
-		if s.startFail != nil {
+		if fail != nil {
 			files.Close()
-			return nil, s.startFail
+			return nil, fail
 		}
 		return s.process, nil
 	}
@@ -364,8 +368,7 @@ func TestServeNotStarted(t *testing.T) {
 		{&os.PathError{Op: "exec", Path: "/x", Err: unix.EACCES}, unix.EACCES},
 		{errors.New("no number"), unix.EIO},
 	} {
-		s := newService(t, testTimeout)
-		s.startFail = test.err
+		s := newFailingService(t, testTimeout, test.err)
 		s.ask(NewCommand("true"))
 		s.wantRefused(test.want)
 	}
