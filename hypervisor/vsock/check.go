@@ -4,7 +4,7 @@ import "github.com/limpet-run/limpet/hypervisor"
 
 // Check tells whether the backend can be had on this host.
 func Check(backend Backend, daemon string) hypervisor.Check {
-	chosen, err := choose(backend, vhostDevice)
+	chosen, err := choose(backend, vhostDevice, daemon)
 	if err != nil {
 		return hypervisor.NewCheck("vsock", "", err)
 	}

@@ -22,9 +22,10 @@ import (
 type Backend string
 
 const (
-	// BackendAuto is the kernel where /dev/vhost-vsock is there, else the daemon.
+	// BackendAuto is the daemon where it is installed, else the kernel if /dev/vhost-vsock is there.
 	BackendAuto Backend = "auto"
-	// BackendKernel is the kernel's vhost-vsock: host sockets are AF_VSOCK.
+	// BackendKernel is the kernel's vhost-vsock: host sockets are AF_VSOCK. Every process of the host that may make one can dial every port of
+	// the guest, from containers of other runtimes too.
 	BackendKernel Backend = "kernel"
 	// BackendDaemon is vhost-device-vsock: host sockets are unix sockets.
 	BackendDaemon Backend = "daemon"
@@ -81,7 +82,7 @@ type Listener interface {
 
 // New makes a device that can be plugged into a machine, listening on its session port. On error nothing is left behind.
 func New(ctx context.Context, options Options) (Device, error) {
-	backend, err := choose(options.Backend, vhostDevice)
+	backend, err := choose(options.Backend, vhostDevice, options.Daemon)
 	if err != nil {
 		return nil, err
 	}
@@ -99,13 +100,16 @@ func New(ctx context.Context, options Options) (Device, error) {
 	return device, nil
 }
 
-// choose resolves auto. vhost is the path of the kernel's device.
-func choose(backend Backend, vhost string) (Backend, error) {
+// choose resolves auto. vhost is the path of the kernel's device, daemon what Options.Daemon is.
+func choose(backend Backend, vhost, daemon string) (Backend, error) {
 	if backend != BackendAuto {
 		return ParseBackend(string(backend))
 	}
-	if _, err := os.Stat(vhost); err != nil {
+	if _, err := findDaemon(daemon); err == nil {
 		return BackendDaemon, nil
+	}
+	if _, err := os.Stat(vhost); err != nil {
+		return BackendDaemon, nil // whose error says the way out
 	}
 	return BackendKernel, nil
 }

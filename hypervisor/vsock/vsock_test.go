@@ -30,20 +30,22 @@ func TestParseBackend(t *testing.T) {
 
 func TestChoose(t *testing.T) {
 	there := filepath.Join(t.TempDir(), "vhost-vsock")
-	if err := os.WriteFile(there, nil, 0o600); err != nil {
+	if err := os.WriteFile(there, nil, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
-		choice Backend
-		vhost  string
-		want   Backend
+		choice        Backend
+		vhost, daemon string
+		want          Backend
 	}{
-		{BackendAuto, there, BackendKernel},
-		{BackendAuto, there + "-not", BackendDaemon},
-		{BackendKernel, there + "-not", BackendKernel},
-		{BackendDaemon, there, BackendDaemon},
+		{BackendAuto, there, there, BackendDaemon},
+		{BackendAuto, there, there + "-not", BackendKernel},
+		{BackendAuto, there + "-not", there, BackendDaemon},
+		{BackendAuto, there + "-not", there + "-not", BackendDaemon},
+		{BackendKernel, there + "-not", there, BackendKernel},
+		{BackendDaemon, there, there + "-not", BackendDaemon},
 	} {
-		if got, err := choose(test.choice, test.vhost); got != test.want || err != nil {
+		if got, err := choose(test.choice, test.vhost, test.daemon); got != test.want || err != nil {
 			t.Errorf("%s: got %s, %v", test.choice, got, err)
 		}
 	}
