@@ -196,18 +196,26 @@ func ask[T any](s *scope, requests *client.Requests, request protocol.AgentReque
 	return data
 }
 
-// TestImages pulls an image in the guest from a registry that is reached over the sandbox's network: cancelled once, completed then; and
-// runs a command of it.
-func TestImages(t *testing.T) {
-	s := limpetOnly(t)
+// imageWorld makes the network namespace of a sandbox with a registry and its name server beyond, and the files of the host (key
+// guest_data of the configuration) by which the guest finds and believes it.
+func (s *scope) imageWorld() (pod string, images *imageServer, files map[string]any) {
+	s.Helper()
 	pod, world := s.netns("pod"), s.netns("world")
 	s.wire(pod, world)
-	images := s.imageServer(world)
+	images = s.imageServer(world)
 	s.nameServer(world)
 	resolv := filepath.Join(s.TempDir(), "resolv.conf")
 	s.must(os.WriteFile(resolv, []byte("nameserver 10.9.0.1\n"), 0o644))
 	believed := filepath.Join(s.TempDir(), "believed")
 	s.must(os.WriteFile(believed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: images.server.Certificate().Raw}), 0o644))
+	return pod, images, map[string]any{"resolv.conf": resolv, "ca-certificates.crt": believed}
+}
+
+// TestImages pulls an image in the guest from a registry that is reached over the sandbox's network: cancelled once, completed then; and
+// runs a command of it.
+func TestImages(t *testing.T) {
+	s := limpetOnly(t)
+	pod, images, files := s.imageWorld()
 	large := make([]byte, largeLayer)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(large) // never fails
 	good := images.push("good", s.layer(tar.Header{Name: "large", Typeflag: tar.TypeReg}, large),
@@ -215,7 +223,7 @@ func TestImages(t *testing.T) {
 
 	s.configure(map[string]any{
 		"storage":    map[string]any{"mib": 128, "dir": s.TempDir()},
-		"guest_data": map[string]any{"resolv.conf": resolv, "ca-certificates.crt": believed},
+		"guest_data": files,
 	})
 	c := s.sleeper("--with-ns", "network:/run/netns/"+pod)
 	requests := c.requests()

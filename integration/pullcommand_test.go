@@ -2,10 +2,7 @@ package integration
 
 import (
 	"context"
-	"encoding/pem"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,16 +13,9 @@ import (
 // TestPullCommand pulls an image as a person does, at a terminal that shows how far it is.
 func TestPullCommand(t *testing.T) {
 	s := limpetOnly(t)
-	pod, world := s.netns("pod"), s.netns("world")
-	s.wire(pod, world)
-	images := s.imageServer(world)
-	s.nameServer(world)
-	resolv := filepath.Join(s.TempDir(), "resolv.conf")
-	s.must(os.WriteFile(resolv, []byte("nameserver 10.9.0.1\n"), 0o644))
-	believed := filepath.Join(s.TempDir(), "believed")
-	s.must(os.WriteFile(believed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: images.server.Certificate().Raw}), 0o644))
+	pod, images, files := s.imageWorld()
 	name := images.push("pulled")
-	s.configure(map[string]any{"guest_data": map[string]any{"resolv.conf": resolv, "ca-certificates.crt": believed}})
+	s.configure(map[string]any{"guest_data": files})
 	c := s.sleeper("--with-ns", "network:/run/netns/"+pod)
 
 	result := s.limpet("images", c.id)

@@ -14,22 +14,13 @@ import (
 	"testing"
 	"time"
 
-	runc "github.com/containerd/go-runc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 	"github.com/limpet-run/limpet/guest/agent/streams"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
-
-// theReaper is the one of this process, started by the first test that needs it.
-var theReaper = sync.OnceValue(func() *reaper.Reaper {
-	r := reaper.New()
-	runc.Monitor = r.Monitor()
-	go r.Run()
-	return r
-})
 
 // host is a set of containers as the host sees it.
 type host struct {
@@ -46,9 +37,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	if os.Getenv(isolated) == "" {
-		t.Skip("needs root")
-	}
+	agenttest.NeedRoot(t)
 	build := os.Getenv("LIMPET_BUILD")
 	if build == "" {
 		t.Skip("LIMPET_BUILD does not name a directory with a guest image's parts")
@@ -58,7 +47,7 @@ func newHost(t *testing.T) *host {
 		t: t, share: t.TempDir(), streams: map[protocol.Token]net.Conn{}, exits: map[uint64]chan protocol.Exit{},
 	}
 	h.set = NewSet(Options{
-		Reaper: theReaper(), Streams: h, Reporter: h, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Dir: t.TempDir(),
+		Reaper: agenttest.Reaper(), Streams: h, Reporter: h, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Dir: t.TempDir(),
 		CgroupRoot: "/sys/fs/cgroup", Share: h.share, Crun: crun,
 		MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 	})

@@ -6,14 +6,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -23,19 +22,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// theReaper is the one of this process.
-var theReaper = sync.OnceValue(func() *reaper.Reaper {
-	r := reaper.New()
-	go r.Run()
-	return r
-})
-
 func hold(t *testing.T, m protocol.Pod) *Holder {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("namespaces need root")
 	}
-	h, err := Start(t.Context(), theReaper(), m)
+	h, err := Start(t.Context(), agenttest.Reaper(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +199,7 @@ func TestStartFails(t *testing.T) {
 		"overlap": {protocol.Pod{UIDMappings: append(mapped(1), mapped(1)...), GIDMappings: mapped(1)}, []string{"namespaces", "invalid"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Start(t.Context(), theReaper(), test.pod)
+			_, err := Start(t.Context(), agenttest.Reaper(), test.pod)
 			if err == nil {
 				t.Fatal("it was started")
 			}

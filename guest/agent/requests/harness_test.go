@@ -14,20 +14,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	runc "github.com/containerd/go-runc"
 
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 	"github.com/limpet-run/limpet/guest/agent/container"
-	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
-
-// theReaper is the one of this process, started by the first test that needs it.
-var theReaper = sync.OnceValue(func() *reaper.Reaper {
-	r := reaper.New()
-	runc.Monitor = r.Monitor()
-	go r.Run()
-	return r
-})
 
 // guest is a server of machine requests with a socket.
 type guest struct {
@@ -41,16 +32,14 @@ type guest struct {
 
 func newGuest(t *testing.T) *guest {
 	t.Helper()
-	if os.Getenv(isolated) == "" {
-		t.Skip("needs root")
-	}
+	agenttest.NeedRoot(t)
 	jobs := NewJobs()
 	jobs.last = uint64(rand.Uint32()) * 1000 // all guests on a machine that runs tests have one hierarchy of control groups
 	g := &guest{t: t, socket: filepath.Join(t.TempDir(), "agent.sock"), down: make(chan struct{})}
 	logger := slog.New(protocol.LogTraces(slog.NewTextHandler(&g.log, nil)))
 	g.server = New(Options{
 		Containers: container.NewSet(container.Options{
-			Reaper: theReaper(), Streams: jobs, Reporter: jobs, Logger: logger, Dir: t.TempDir(), CgroupRoot: "/sys/fs/cgroup",
+			Reaper: agenttest.Reaper(), Streams: jobs, Reporter: jobs, Logger: logger, Dir: t.TempDir(), CgroupRoot: "/sys/fs/cgroup",
 			Share: t.TempDir(), Overlays: t.TempDir(), MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 			Crun: filepath.Join(os.Getenv("LIMPET_BUILD"), "guest", "crun"),
 		}),

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -61,12 +62,10 @@ func actAsImageProgram() {
 }
 
 func TestImageProgram(t *testing.T) {
-	if os.Getenv(isolated) == "" {
-		t.Skip("needs root")
-	}
+	agenttest.NeedRoot(t)
 	t.Setenv(imageProgram, "1")
 	t.Setenv("SSL_CERT_FILE", "")
-	p := &ImageProgram{Path: "/proc/self/exe", Reaper: theReaper(), Log: os.Stderr, Logger: slog.New(slog.DiscardHandler),
+	p := &ImageProgram{Path: "/proc/self/exe", Reaper: agenttest.Reaper(), Log: os.Stderr, Logger: slog.New(slog.DiscardHandler),
 		CancelTimeout: 50 * time.Millisecond}
 	for name, test := range map[string]struct {
 		cancel bool // the client goes when the program has begun

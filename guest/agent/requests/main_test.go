@@ -1,65 +1,15 @@
 package requests
 
 import (
-	"errors"
-	"fmt"
-	"math"
 	"os"
-	"os/exec"
-	"runtime"
-	"slices"
-	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 )
-
-// The tests run as PID 1 of namespaces of their own: with a control group hierarchy (version 2) at its usual place, whatever the machine
-// they run on has there, and an empty /tmp. The kernel ends with them whatever they leave.
-
-const isolated = "LIMPET_TEST_ISOLATED"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(imageProgram) != "" {
 		actAsImageProgram()
 	}
-	if os.Getenv(isolated) != "" {
-		if err := isolate(); err != nil {
-			fmt.Fprintln(os.Stderr, "prepare the test's namespaces:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	// The fuzzer speaks with its workers by descriptors and processes of its own; what it tests needs no namespaces.
-	fuzzing := slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.fuzz") })
-	if os.Getuid() != 0 || fuzzing {
-		os.Exit(m.Run())
-	}
-	runtime.LockOSThread() // Pdeathsig is the thread's
-	command := exec.Command("/proc/self/exe", os.Args[1:]...)
-	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
-	command.Env = append(os.Environ(), isolated+"=1")
-	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
-	err := command.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		os.Exit(exit.ExitCode())
-	} else if err != nil {
-		fmt.Fprintln(os.Stderr, "start the isolated tests:", err)
-		os.Exit(1)
-	}
-}
-
-func isolate() error {
-	// An init has inherited nothing that its children could.
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return err
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		return err
-	}
-	return unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "")
+	agenttest.Main(m)
 }
