@@ -8,8 +8,12 @@
 //	Boot ───────▶ ┌┴──▼────┐    Resume    ┌─┴──▼────┐
 //	Restore ────▶ │ paused │ ───────────▶ │ running │
 //	              └───┬────┘ ◀─────────── └────┬────┘
-//	                  │           Pause        │
+//	                  │     Pause, or the      │
+//	                  │     guest parks        │
 //	                  └──────▶ stopped ◀───────┘    Stop, or the machine ended by itself; Wait tells
+//
+// A machine that is to be saved is booted to park (Config.Parks): its guest stops it when it has done all that every clone would have to
+// do. A clone's guest goes on behind that instruction.
 //
 // A call that the machine's state does not allow fails with errdefs.ErrFailedPrecondition and changes nothing. Unplug needs a
 // running guest, because the guest lets go of the device; so does ResizeMemory. Pause is for the making of templates and needs a machine
@@ -44,6 +48,11 @@ type Config struct {
 	MaxMemoryMiB int
 	// Ports is how many devices can be plugged, added memory included, up to MaxPorts. 0: DefaultPorts.
 	Ports int
+	// Parks lets the guest stop the machine, see Machine.Parked.
+	Parks bool
+	// PrivateMemory has a restored machine use the saved memory itself and copy the pages that it writes. No device of a vhost-user
+	// daemon can be plugged into it, as those need memory that is shared. A machine that boots takes no notice.
+	PrivateMemory bool
 }
 
 const (
@@ -60,9 +69,19 @@ const MemoryStepMiB = 128
 type Driver interface {
 	// Boot starts a machine from its kernel. It returns it paused, before its first instruction. On error nothing is left behind.
 	Boot(ctx context.Context, config Config) (Machine, error)
-	// Restore makes a machine from what Save wrote in dir, paused where it was saved. The configuration has to be the saved
-	// machine's (errdefs.ErrFailedPrecondition if not). On error nothing is left behind.
+	// Restore makes a machine from what Save wrote in dir, paused where it was saved. Its ingredients have to be the saved machine's, and
+	// the files as Save left them, ours alone (errdefs.ErrFailedPrecondition if not; errdefs.ErrNotFound: there are none). On error nothing
+	// is left behind.
 	Restore(ctx context.Context, config Config, dir string) (Machine, error)
+	// Ingredients lists what a machine of this configuration is made of, as far as a saved one depends on it: machines can be restored
+	// from one that has the same.
+	Ingredients(config Config) ([]Ingredient, error)
+}
+
+// Ingredient is something that a saved machine depends on: a file or a choice, by its name and a text that is another one if it has changed.
+type Ingredient struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
 
 // Machine is one virtual machine. Its methods are safe for concurrent use; those that change it take turns.
@@ -86,7 +105,9 @@ type Machine interface {
 	// the guest told such a daemon at that moment can be lost, and the device hangs after Resume.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
-	// Save writes the state of a paused machine without identity devices into dir, which exists. The machine stays paused.
+	// Parked waits until the guest of a running machine has stopped it (Config.Parks).
+	Parked(ctx context.Context) error
+	// Save writes the state of a paused machine without identity devices into dir, which exists and is ours. The machine stays paused.
 	Save(ctx context.Context, dir string) error
 	// Wait returns once the machine has ended, or with the context's error. It returns nil if the machine ended by Stop or by the
 	// guest's own power-off; else the error (errdefs.ErrUnavailable) says how it ended, with the guest's last console lines.

@@ -3,12 +3,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"strings"
+	"runtime/debug"
 
 	runc "github.com/containerd/go-runc"
 	"github.com/mdlayher/vsock"
@@ -61,14 +62,6 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
 		return err
 	}
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/uuid")
-	if err != nil {
-		return fmt.Errorf("name this run: %w", err)
-	}
-	cid, err := machine.AwaitVsock(ctx)
-	if err != nil {
-		return err
-	}
 	listeners, err := listen(protocol.StreamPort, protocol.WorkloadPort, protocol.LogPort, protocol.RequestPort)
 	if err != nil {
 		return err
@@ -80,9 +73,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	rootOf := func(container string) (*os.File, error) { return inside.containers.Root(container) }
 	a := agent.New(agent.Options{
 		Version:  version,
-		BootID:   strings.TrimSpace(string(bootID)),
-		CID:      cid,
-		Dial:     func(ctx context.Context) (net.Conn, error) { return dialHost(ctx, protocol.SessionPortBase+cid) },
+		Dial:     dialHost,
 		Machine:  hardware{},
 		Volumes:  volume.NewSet(protocol.VolumesDir),
 		Resolver: dns.New(dialService, logger),
@@ -100,13 +91,51 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	failed := make(chan error, 7)
 	go func() { failed <- children.Run() }()
 	go func() { failed <- server.Serve(listeners[protocol.StreamPort]) }()
-	go func() { failed <- a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) }()
 	go func() { failed <- log.Serve(listeners[protocol.LogPort], logs.OpenKernel) }()
 	if err := serveRequests(a, listeners[protocol.RequestPort], children, logger, failed); err != nil {
 		return err
 	}
+	identity, err := comeUp(ctx)
+	if err != nil {
+		return err
+	}
+	a.Identify(identity)
 	go func() { failed <- a.Run(ctx) }()
+	go func() { failed <- a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) }()
 	return <-failed
+}
+
+// comeUp gets the machine its identity: at once if it was booted for a sandbox, else in every clone of it.
+func comeUp(ctx context.Context) (agent.Identity, error) {
+	park, err := machine.ParkAsked()
+	if err != nil {
+		return agent.Identity{}, err
+	}
+	device, err := machine.OpenVsock()
+	if err != nil {
+		return agent.Identity{}, err
+	}
+	name := rand.Text() // what is random here is the same in all clones, until the host has sent entropy
+	if park {
+		if err := wakeAsClone(); err != nil {
+			return agent.Identity{}, err
+		}
+	}
+	cid, err := device.AwaitCID(ctx)
+	return agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid}, err
+}
+
+// wakeAsClone parks, and makes of the clone in which it returns a machine like one that was booted.
+func wakeAsClone() error {
+	clone, err := machine.NewClone()
+	if err != nil {
+		return err
+	}
+	if err := machine.IgnoreHotplug(); err != nil {
+		return err
+	}
+	debug.FreeOSMemory()
+	return clone.Park()
 }
 
 // serveRequests begins to serve machine requests, on a port of the machine and on a unix socket, which no container sees.
@@ -174,11 +203,14 @@ func dialService(ctx context.Context, port uint32, token protocol.Token) (net.Co
 	return conn, nil
 }
 
+// anyCID listens on whatever the machine's id is going to be (VMADDR_CID_ANY).
+const anyCID = 1<<32 - 1
+
 // listen listens on ports for connections of the host.
 func listen(ports ...uint32) (map[uint32]net.Listener, error) {
 	listeners := map[uint32]net.Listener{}
 	for _, port := range ports {
-		listener, err := vsock.Listen(port, nil)
+		listener, err := vsock.ListenContextID(anyCID, port, nil)
 		if err != nil {
 			return nil, fmt.Errorf("listen on port %d: %w", port, err)
 		}

@@ -89,10 +89,8 @@ type SSHAgent interface {
 // Options are what an agent needs of its surroundings.
 type Options struct {
 	Version string // the agent's
-	BootID  string // names this run of the machine
-	CID     uint32 // the machine's context id
-	// Dial connects to the host's session port.
-	Dial       func(context.Context) (net.Conn, error)
+	// Dial connects to a port of the host's.
+	Dial       func(ctx context.Context, port uint32) (net.Conn, error)
 	Machine    Machine
 	Volumes    Volumes
 	Resolver   Resolver
@@ -101,9 +99,16 @@ type Options struct {
 	Logger     *slog.Logger
 }
 
+// Identity is what no two machines have in common.
+type Identity struct {
+	BootID string // names this run of the machine
+	CID    uint32 // the machine's context id
+}
+
 // Agent is the guest's side of the sessions.
 type Agent struct {
 	options    Options
+	identity   Identity
 	logger     *slog.Logger
 	containers *container.Set
 	others     *container.Set // nil: there are none
@@ -120,7 +125,7 @@ type Agent struct {
 	token protocol.Secret // empty until the first host has spoken
 }
 
-// New makes an agent. Run starts it.
+// New makes an agent. Identify and Run start it.
 func New(options Options) *Agent {
 	a := &Agent{
 		options: options, logger: options.Logger, own: newSession(""), further: newFurther(), data: newData(), leaving: make(chan struct{}),
@@ -131,6 +136,9 @@ func New(options Options) *Agent {
 	a.containers = container.NewSet(options.Containers)
 	return a
 }
+
+// Identify tells the agent what machine it is in, before Run and ServeFurther.
+func (a *Agent) Identify(identity Identity) { a.identity = identity }
 
 // Containers are the containers of the machine.
 func (a *Agent) Containers() *container.Set { return a.containers }
@@ -158,7 +166,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // dial has the own session over one connection, from dialling to its end. ready tells whether the host was let in.
 func (a *Agent) dial(ctx context.Context) (ready bool, err error) {
-	raw, err := a.options.Dial(ctx)
+	raw, err := a.options.Dial(ctx, protocol.SessionPortBase+a.identity.CID)
 	if err != nil {
 		return false, fmt.Errorf("dial the host: %w", err)
 	}
@@ -191,7 +199,7 @@ func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, ente
 // greet says hello and lets the host in if it knows the token. A session that it has entered is returned with an error, too.
 func (a *Agent) greet(ctx context.Context, conn *protocol.GuestConn, lastAck uint64, enter entrance) (*session, error) {
 	hello := protocol.Hello{
-		AgentVersion: a.options.Version, ProtocolVersion: protocol.Version, BootID: a.options.BootID, CID: a.options.CID, LastAck: lastAck,
+		AgentVersion: a.options.Version, ProtocolVersion: protocol.Version, BootID: a.identity.BootID, CID: a.identity.CID, LastAck: lastAck,
 	}
 	if err := conn.WriteNotification(ctx, 0, hello); err != nil {
 		return nil, err

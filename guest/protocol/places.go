@@ -27,3 +27,6 @@ const (
 
 // StorageSerial is the serial number of the disk that the guest may keep images on.
 const StorageSerial = "storage"
+
+// ParkParameter is the kernel parameter of a machine that is to become a template: the agent stops it before it has an identity.
+const ParkParameter = "limpet.park"

@@ -30,11 +30,9 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 		"-cpu", processor(accelerator),
 		"-smp", fmt.Sprint(max(config.VCPUs, config.MaxVCPUs)),
 		"-m", memorySize(config),
-		// Memory is a file of ours, shared: vhost-user daemons map it, and Save reads it.
-		"-object", fmt.Sprintf("memory-backend-file,id=memory,share=on,size=%dM,mem-path=/proc/self/fd/%d", config.MemoryMiB, memoryFD),
-		"-kernel", config.Kernel,
-		"-initrd", config.Initrd,
-		"-append", strings.Join(append(kernelParameters(config.VCPUs, accelerator), config.Cmdline...), " "),
+		"-object", memory(config, restore),
+		// By this the guest parks. In a machine that is not to be saved it has no effect.
+		"-device", "pvpanic", "-action", "panic=" + panicAction(config),
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD), "-mon", "chardev=monitor,mode=control",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		// Daemons are our processes, so QEMU never has a reason to start or to become anything.
@@ -43,10 +41,28 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 	for i := range portCount(config) {
 		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d", port(i), firstPortSlot+i, i+1))
 	}
-	if restore {
-		args = append(args, "-incoming", "defer")
+	if restore { // a kernel and its image are in the memory already
+		return append(args, "-incoming", "defer")
 	}
-	return args
+	return append(args, "-kernel", config.Kernel, "-initrd", config.Initrd,
+		"-append", strings.Join(append(kernelParameters(config.VCPUs, accelerator), config.Cmdline...), " "))
+}
+
+// memory is a file of ours. It is shared, because vhost-user daemons map it, and Save reads it; but for a clone that has it to itself.
+func memory(config hypervisor.Config, restore bool) string {
+	share := "on"
+	if restore && config.PrivateMemory {
+		share = "off"
+	}
+	return fmt.Sprintf("memory-backend-file,id=memory,share=%s,size=%dM,mem-path=/proc/self/fd/%d", share, config.MemoryMiB, memoryFD)
+}
+
+// panicAction is what QEMU does when the guest uses its pvpanic device.
+func panicAction(config hypervisor.Config) string {
+	if config.Parks {
+		return "pause"
+	}
+	return "none"
 }
 
 // machineType is q35 without what no guest of ours has a driver for: less to emulate, to enumerate and to attack.

@@ -18,11 +18,15 @@ func TestArguments(t *testing.T) {
 	}
 	common := []string{
 		"-name limpet-a,,b", "-S", "-no-reboot", "-nodefaults", "-no-user-config", "-display none", "-smp 8",
-		"maxcpus=2 ", "-m 256M,maxmem=4096M",
-		"-kernel /k", "-initrd /i", "memory-backend-file,id=memory,share=on,size=256M,mem-path=/proc/self/fd/4",
+		"-m 256M,maxmem=4096M", "memory-backend-file,id=memory,", "size=256M,mem-path=/proc/self/fd/4", "-device pvpanic",
 		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x1,chassis=1",
-		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on",
+		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4",
 	}
+	booted := []string{
+		"-kernel /k", "-initrd /i", "maxcpus=2 ", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on", "share=on", "panic=none",
+	}
+	parking, private := config, config
+	parking.Parks, private.PrivateMemory = true, true
 	more := config
 	more.Ports = hypervisor.MaxPorts
 	line := strings.Join(arguments(more, hypervisor.AcceleratorTCG, false), " ")
@@ -31,18 +35,28 @@ func TestArguments(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name        string
+		config      hypervisor.Config
 		accelerator hypervisor.Accelerator
 		restore     bool
 		has, lacks  []string
 	}{
 		{
-			"emulated", hypervisor.AcceleratorTCG, false,
-			[]string{"-accel tcg", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="}, []string{"-incoming"},
+			"emulated", config, hypervisor.AcceleratorTCG, false,
+			append(booted, "-accel tcg", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="), []string{"-incoming"},
 		},
-		{"on KVM", hypervisor.AcceleratorKVM, false, []string{"-accel kvm", "-cpu host"}, []string{"clearcpuid", "lpj=", "-incoming"}},
-		{"restored", hypervisor.AcceleratorTCG, true, []string{"-incoming defer"}, nil},
+		{
+			"on KVM", config, hypervisor.AcceleratorKVM, false,
+			append(booted, "-accel kvm", "-cpu host"), []string{"clearcpuid", "lpj=", "-incoming"},
+		},
+		{"parking", parking, hypervisor.AcceleratorTCG, false, []string{"-action panic=pause"}, []string{"panic=none"}},
+		{
+			"restored", config, hypervisor.AcceleratorTCG, true,
+			[]string{"-incoming defer", "share=on", "panic=none"}, []string{"-kernel", "-initrd", "-append"},
+		},
+		{"restored for itself", private, hypervisor.AcceleratorTCG, true, []string{"-incoming defer", "share=off"}, nil},
+		{"booted, although private", private, hypervisor.AcceleratorTCG, false, booted, nil},
 	} {
-		line := strings.Join(arguments(config, test.accelerator, test.restore), " ")
+		line := strings.Join(arguments(test.config, test.accelerator, test.restore), " ")
 		for _, part := range slices.Concat(common, test.has) {
 			if !strings.Contains(line, part) {
 				t.Errorf("%s: no %q in %s", test.name, part, line)

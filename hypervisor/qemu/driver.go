@@ -83,7 +83,7 @@ func (d *Driver) restore(ctx context.Context, config hypervisor.Config, dir stri
 		return nil, err
 	}
 	defer saved.close()
-	memory, err := saved.copyMemory()
+	memory, err := saved.takeMemory(config.PrivateMemory)
 	if err != nil {
 		return nil, err
 	}
@@ -91,10 +91,19 @@ func (d *Driver) restore(ctx context.Context, config hypervisor.Config, dir stri
 	if err != nil {
 		return nil, err
 	}
-	if err := m.load(ctx, saved.state); err != nil {
+	if err := m.load(ctx, saved); err != nil {
 		return nil, m.abandon(err)
 	}
 	return m, nil
+}
+
+// Ingredients implements hypervisor.Driver.
+func (d *Driver) Ingredients(config hypervisor.Config) ([]hypervisor.Ingredient, error) {
+	plan, err := d.plan(config)
+	if err != nil {
+		return nil, fmt.Errorf("ingredients of machine %s: %w", config.Name, err)
+	}
+	return plan.ingredients()
 }
 
 // plan is a machine whose every need has been found.
@@ -162,7 +171,7 @@ func findQEMU(configured string) (string, error) {
 	return path, nil
 }
 
-// start runs QEMU and returns the machine paused. It takes the memory over.
+// start runs QEMU and returns the machine paused, without its state if it is to have a saved one. It takes the memory over.
 func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

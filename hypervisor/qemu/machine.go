@@ -46,6 +46,7 @@ type machine struct {
 	console  *child.Tail
 	memory   *os.File
 	shutdown *expectation // QEMU's word why it ends
+	halted   *expectation // QEMU's word that the machine has stopped
 
 	turn  chan struct{}
 	state state // by the turn
@@ -72,6 +73,7 @@ func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tai
 		console:  console,
 		memory:   memory,
 		shutdown: monitor.expect(func(e event) bool { return e.Name == "SHUTDOWN" }),
+		halted:   monitor.expect(func(e event) bool { return e.Name == "STOP" }),
 		turn:     make(chan struct{}, 1),
 		state:    paused,
 		stopped:  make(chan struct{}),
@@ -202,6 +204,23 @@ func (m *machine) Resume(ctx context.Context) error {
 	}
 	defer end()
 	return m.move(ctx, "resume", "cont", running)
+}
+
+// Parked implements hypervisor.Machine.
+func (m *machine) Parked(ctx context.Context) error {
+	end, err := m.begin(ctx, "await the parking of", running)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if !m.plan.config.Parks {
+		return m.refuse("await the parking of", "not one that parks")
+	}
+	if _, err := m.halted.wait(ctx); err != nil {
+		return fmt.Errorf("await the parking of machine %s: %w", m.plan.config.Name, err)
+	}
+	m.state = paused
+	return nil
 }
 
 // move runs a command that brings the machine into another state. The caller has the turn.

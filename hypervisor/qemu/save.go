@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -21,22 +21,11 @@ const (
 	descriptionFile = "machine.json" // description
 )
 
-// description is what has to be equal for a state to fit a machine.
+// description is what has to be equal for a saved machine to be restored: what it is made of, and its files.
 type description struct {
-	Kernel       string                 `json:"kernel"`
-	Initrd       string                 `json:"initrd"`
-	Cmdline      []string               `json:"cmdline"`
-	VCPUs        int                    `json:"vcpus"`
-	MemoryMiB    int                    `json:"memory_mib"`
-	MaxVCPUs     int                    `json:"max_vcpus"`
-	MaxMemoryMiB int                    `json:"max_memory_mib"`
-	Ports        int                    `json:"ports"`
-	Accelerator  hypervisor.Accelerator `json:"accelerator"`
-}
-
-func (p *plan) describe() description {
-	c := p.config
-	return description{c.Kernel, c.Initrd, c.Cmdline, c.VCPUs, c.MemoryMiB, c.MaxVCPUs, c.MaxMemoryMiB, portCount(c), p.accelerator}
+	Ingredients []hypervisor.Ingredient `json:"ingredients"`
+	Memory      fileMark                `json:"memory"`
+	State       fileMark                `json:"state"`
 }
 
 // Save implements hypervisor.Machine.
@@ -59,33 +48,41 @@ func (m *machine) save(ctx context.Context, dir string) error {
 	if err := os.Remove(filepath.Join(dir, descriptionFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	err := create(filepath.Join(dir, stateFile), func(file *os.File) error {
-		return m.migrate(ctx, "migrate", file)
-	})
+	var d description
+	var err error
+	if d.Ingredients, err = m.plan.ingredients(); err != nil {
+		return err
+	}
+	d.State, err = create(filepath.Join(dir, stateFile), func(file *os.File) error { return m.migrate(ctx, "migrate", file) })
 	if err != nil {
 		return err
 	}
-	err = create(filepath.Join(dir, memoryFile), func(file *os.File) error { return copySparse(file, m.memory) })
+	d.Memory, err = create(filepath.Join(dir, memoryFile), func(file *os.File) error { return copySparse(file, m.memory) })
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(m.plan.describe())
+	text, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {
 		return err
 	}
-	return create(filepath.Join(dir, descriptionFile), func(file *os.File) error {
+	_, err = create(filepath.Join(dir, descriptionFile), func(file *os.File) error {
 		_, err := file.Write(text)
 		return err
 	})
+	return err
 }
 
 // create makes a file that only we may read: it may hold a guest's secrets.
-func create(path string, fill func(*os.File) error) error {
+func create(path string, fill func(*os.File) error) (mark fileMark, err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return fileMark{}, err
 	}
-	return errors.Join(fill(file), file.Close())
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := fill(file); err != nil {
+		return fileMark{}, err
+	}
+	return markOf(file)
 }
 
 // migrate has QEMU write its state to the file ("migrate") or take it from there ("migrate-incoming"). Shared memory is left out
@@ -119,60 +116,122 @@ func (m *machine) migrate(ctx context.Context, command string, state *os.File) e
 	return nil
 }
 
-// load puts a saved state into a machine that was started for it.
-func (m *machine) load(ctx context.Context, state *os.File) error {
+// load puts a saved state into a machine that was started for it, once its memory is there.
+func (m *machine) load(ctx context.Context, saved *saved) error {
 	end, err := m.begin(ctx, "restore", paused)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return m.migrate(ctx, "migrate-incoming", state)
+	if err := saved.awaitMemory(ctx); err != nil {
+		return err
+	}
+	return m.migrate(ctx, "migrate-incoming", saved.state)
 }
 
 // saved is a saved machine, opened.
-type saved struct{ state, memory *os.File }
+type saved struct {
+	state, memory *os.File
+	copied        <-chan error // the result of the copying of memory, then closed; nil: it is not copied
+}
 
-// openSaved opens what Save wrote, if it fits the plan. The caller closes it.
-func openSaved(dir string, p *plan) (*saved, error) {
-	text, err := os.ReadFile(filepath.Join(dir, descriptionFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("no saved machine there: save one first: %w", errdefs.ErrNotFound)
-	}
+// openSaved opens what Save wrote, if it fits the plan and nobody has touched it. The caller closes it.
+func openSaved(dir string, p *plan) (_ *saved, err error) {
+	have, err := readDescription(dir)
 	if err != nil {
 		return nil, err
 	}
-	var have description
-	if err := json.Unmarshal(text, &have); err != nil {
-		return nil, fmt.Errorf("%s: %w: save the machine again", descriptionFile, err)
-	}
-	if want := p.describe(); !reflect.DeepEqual(have, want) {
-		return nil, fmt.Errorf("the saved machine is another (%+v, not %+v): save one like this: %w", have, want, errdefs.ErrFailedPrecondition)
-	}
-	state, err := os.Open(filepath.Join(dir, stateFile))
+	want, err := p.ingredients()
 	if err != nil {
 		return nil, err
 	}
-	memory, err := os.Open(filepath.Join(dir, memoryFile))
+	if changed := differences(have.Ingredients, want); len(changed) > 0 {
+		return nil, fmt.Errorf("the saved machine is another (%v): save one like this: %w", changed, errdefs.ErrFailedPrecondition)
+	}
+	state, err := openMarked(filepath.Join(dir, stateFile), have.State)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := openMarked(filepath.Join(dir, memoryFile), have.Memory)
 	if err != nil {
 		return nil, errors.Join(err, state.Close())
 	}
 	return &saved{state: state, memory: memory}, nil
 }
 
-// close can only fail on files that were written.
+func readDescription(dir string) (description, error) {
+	text, err := os.ReadFile(filepath.Join(dir, descriptionFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return description{}, fmt.Errorf("no saved machine there: save one first: %w", errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return description{}, err
+	}
+	var d description
+	if err := json.Unmarshal(text, &d); err != nil {
+		return description{}, fmt.Errorf("%s: %w: save the machine again: %w", descriptionFile, err, errdefs.ErrFailedPrecondition)
+	}
+	return d, nil
+}
+
+// differences names the ingredients that two machines do not have in common.
+func differences(have, want []hypervisor.Ingredient) (names []string) {
+	for _, ingredient := range slices.Concat(have, want) {
+		if !(slices.Contains(have, ingredient) && slices.Contains(want, ingredient)) && !slices.Contains(names, ingredient.Name) {
+			names = append(names, ingredient.Name)
+		}
+	}
+	return names
+}
+
+// close waits until nobody reads the files any more. To close can only fail on files that were written.
 func (s *saved) close() {
+	if s.copied != nil {
+		<-s.copied
+	}
 	_ = s.state.Close()
 	_ = s.memory.Close()
 }
 
-// copyMemory makes a machine's memory with the saved contents.
-func (s *saved) copyMemory() (*os.File, error) {
-	memory, err := newMemory(0)
+// takeMemory returns the memory of a machine that gets the saved state: the saved file itself, if the machine is going to copy what it
+// writes, else a copy, whose making goes on (awaitMemory). It is the caller's.
+func (s *saved) takeMemory(private bool) (*os.File, error) {
+	info, err := s.memory.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if err := copySparse(memory, s.memory); err != nil {
-		return nil, errors.Join(fmt.Errorf("copy the saved memory: %w", err), memory.Close())
+	if private {
+		return duplicate(s.memory)
 	}
+	memory, err := newMemory(int(info.Size() >> 20))
+	if err != nil {
+		return nil, err
+	}
+	target, err := duplicate(memory)
+	if err != nil {
+		return nil, errors.Join(err, memory.Close())
+	}
+	copied := make(chan error, 1)
+	s.copied = copied
+	go func() {
+		copied <- errors.Join(copySparse(target, s.memory), target.Close())
+		close(copied)
+	}()
 	return memory, nil
+}
+
+// awaitMemory waits until the memory is what was saved.
+func (s *saved) awaitMemory(ctx context.Context) error {
+	if s.copied == nil {
+		return nil
+	}
+	select {
+	case err := <-s.copied:
+		if err != nil {
+			return fmt.Errorf("copy the saved memory: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -7,13 +7,15 @@ import (
 	"os"
 	"time"
 
-	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 )
 
 // Await waits for a device: it calls try now and after every event of the kernel's device model, until try says that it is done
-// or fails. It listens before it tries, so no event is missed.
+// or fails. It listens before it tries again, so no event is missed.
 func Await(ctx context.Context, try func() (done bool, err error)) error {
+	if done, err := try(); done || err != nil {
+		return err
+	}
 	events, err := openUevents()
 	if err != nil {
 		return fmt.Errorf("listen for device events: %w", err)
@@ -51,11 +53,23 @@ func openUevents() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "uevents"), nil
 }
 
-// AwaitVsock waits for the vsock device and returns this machine's context id. /dev/vsock is there from the start; what tells that
-// there is a device behind it is that the machine has an id.
-func AwaitVsock(ctx context.Context) (cid uint32, err error) {
+// Vsock is the machine's vsock device, which may still be to come.
+type Vsock struct{ fd int }
+
+// OpenVsock opens it, for as long as the machine runs. /dev/vsock is there from the start; what tells that there is a device behind it is
+// that the machine has an id.
+func OpenVsock() (Vsock, error) {
+	fd, err := unix.Open("/dev/vsock", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Vsock{}, fmt.Errorf("open the vsock device: %w", err)
+	}
+	return Vsock{fd}, nil
+}
+
+// AwaitCID waits for the device and returns this machine's context id.
+func (v Vsock) AwaitCID(ctx context.Context) (cid uint32, err error) {
 	err = Await(ctx, func() (bool, error) {
-		cid, err = vsock.ContextID()
+		cid, err = unix.IoctlGetUint32(v.fd, unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
 		return err == nil && cid != unix.VMADDR_CID_ANY, nil
 	})
 	if err != nil {
