@@ -84,6 +84,9 @@ type Ingredient struct {
 	Value string `json:"value"`
 }
 
+// IngredientArguments is the name of what a configuration says of a machine. The other ingredients are the files that it names.
+const IngredientArguments = "arguments"
+
 // Machine is one virtual machine. Its methods are safe for concurrent use; those that change it take turns.
 type Machine interface {
 	// Plug adds a device. What the device needs on the host is started first and ends with the device or the machine. A machine that

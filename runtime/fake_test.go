@@ -397,12 +397,12 @@ func (w *world) options(t *testing.T) SandboxOptions {
 	}
 }
 
-func (w *world) platform(_ context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
+func (w *world) platform(_ context.Context, plan machinePlan, undo *undo) (started, error) {
 	w.events, w.plan = plan.events, plan
 	w.fakeMachine.share = plan.dir.share()
 	undo.push("stop the machine", w.fakeMachine.Stop)
 	undo.push("close the session", func(context.Context) error { return w.fakeGuest.Close() })
-	return w.fakeMachine, w.fakeGuest, nil
+	return started{machine: w.fakeMachine, guest: w.fakeGuest, frame: plan.frame}, nil
 }
 
 // newWorld makes the fakes, and checks at the test's end that nothing is left on the host.

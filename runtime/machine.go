@@ -52,7 +52,8 @@ type machinePlan struct {
 	name   string
 	config config.Config
 	cgroup hypervisor.Cgroup
-	frame  frame
+	frame  frame            // of a machine that boots
+	bare   frame            // of one that is a clone: it grows to what is asked of it
 	nics   []hypervisor.NIC // plugged before the machine runs; their taps stay the caller's
 	disks  bool             // room is kept for them beside all else
 	// storage is the file of the disk that the guest keeps images on, plugged before the machine runs; it stays the caller's. Nil: none.
@@ -70,5 +71,13 @@ func (p *machinePlan) record(processes []hypervisor.Process) error {
 	return p.dir.update(func(record *record) { record.Machine = processes })
 }
 
+// started is a machine that runs, and the session with its agent.
+type started struct {
+	machine  Machine
+	guest    Guest
+	frame    frame
+	template string // that the machine is a clone of; empty: it has booted
+}
+
 // platform starts a machine and the session with its agent, and pushes what takes that back. It returns when the machine runs.
-type platform func(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error)
+type platform func(ctx context.Context, plan machinePlan, undo *undo) (started, error)

@@ -33,7 +33,7 @@ func newTestPod(t *testing.T, netns string) (*world, *machinePlan) {
 	w := newWorld(t)
 	w.bundle = pauseBundle(t, netns)
 	var plan machinePlan
-	sandbox, err := newSandbox(t.Context(), w.options(t), func(ctx context.Context, given machinePlan, undo *undo) (Machine, Guest, error) {
+	sandbox, err := newSandbox(t.Context(), w.options(t), func(ctx context.Context, given machinePlan, undo *undo) (started, error) {
 		plan = given
 		return w.platform(ctx, given, undo)
 	})

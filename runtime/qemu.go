@@ -23,10 +23,29 @@ const (
 	shareTag    = "limpet"
 )
 
-// startQEMU is the platform: a machine of QEMU with a vsock device and the file share, and a session over that device. What does
-// not need the other is done at the same time.
-func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Guest, error) {
-	machine, device, err := makeParts(ctx, plan, undo)
+// maker makes a machine, paused and bare.
+type maker func(ctx context.Context) (hypervisor.Machine, error)
+
+// startQEMU is the platform: a machine of QEMU, a clone or else one that boots.
+func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (started, error) {
+	driver := qemu.New(qemu.Options{Path: plan.config.Hypervisor.Path, Virtiofsd: plan.config.Virtiofs.Daemon, Logger: plan.logger})
+	if plan.config.Template.Enabled {
+		clone, err := startClone(ctx, plan, driver, undo)
+		if err == nil || ctx.Err() != nil {
+			return clone, err
+		}
+		plan.log.Warn("the sandbox boots: it cannot be a clone", "error", err)
+	}
+	machine, guest, err := assemble(ctx, plan, undo, func(ctx context.Context) (hypervisor.Machine, error) {
+		return driver.Boot(ctx, plan.machine(plan.frame, plan.ports()))
+	})
+	return started{machine: machine, guest: guest, frame: plan.frame}, err
+}
+
+// assemble makes a machine with a vsock device and the file share, and a session over that device. What does not need the other is done
+// at the same time.
+func assemble(ctx context.Context, plan machinePlan, undo *undo, make maker) (Machine, Guest, error) {
+	machine, device, err := makeParts(ctx, plan, undo, make)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -40,7 +59,7 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	if err := plan.record(machine.Processes()); err != nil {
 		return nil, nil, err
 	}
-	if err := attachTools(plan, machine); err != nil {
+	if err := attachTools(plan, machine, undo); err != nil {
 		return nil, nil, err
 	}
 	token, err := plan.dir.makeToken()
@@ -57,8 +76,23 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (Machine, Gues
 	return machine, vsockGuest{session, device}, nil
 }
 
+// machine describes the bare machine.
+func (p *machinePlan) machine(frame frame, ports int) hypervisor.Config {
+	return hypervisor.Config{
+		Name: p.name, Dir: p.dir.vm(), Cgroup: p.cgroup,
+		Kernel: p.config.Kernel, Initrd: p.config.Image,
+		Cmdline: []string{
+			"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
+			"dummy.numdummies=0", // else there is a network interface that nobody asked for
+		},
+		VCPUs: frame.vcpus, MemoryMiB: frame.memory, MaxVCPUs: frame.maxVCPUs, MaxMemoryMiB: frame.maxMemory,
+		Ports:       ports,
+		Accelerator: hypervisor.Accelerator(p.config.Hypervisor.Accelerator),
+	}
+}
+
 // attachTools shows the guest the programs that it starts when they are asked for. A host that has none gets a sandbox all the same.
-func attachTools(plan machinePlan, machine Machine) error {
+func attachTools(plan machinePlan, machine Machine, undo *undo) error {
 	defer plan.times.stage("tools")()
 	tree, err := openBind(plan.config.Tools, bindOptions{readOnly: true})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -69,9 +103,11 @@ func attachTools(plan machinePlan, machine Machine) error {
 		return fmt.Errorf("tools for the guest: %w", err)
 	}
 	defer tree.Close()
-	if err := os.Mkdir(filepath.Join(plan.dir.share(), protocol.ToolsName), 0o711); err != nil {
+	place := filepath.Join(plan.dir.share(), protocol.ToolsName)
+	if err := os.Mkdir(place, 0o711); err != nil {
 		return fmt.Errorf("tools for the guest: %w", err)
 	}
+	undo.push("remove the place of the guest's tools", func(context.Context) error { return os.Remove(place) })
 	return machine.AttachMount(shareDevice, protocol.ToolsName, tree)
 }
 
@@ -97,7 +133,9 @@ func (p *machinePlan) ports() int {
 }
 
 // makeParts makes the paused machine and its vsock device. The machine is to stop before its device goes.
-func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hypervisor.Machine, device vsock.Device, err error) {
+func makeParts(
+	ctx context.Context, plan machinePlan, undo *undo, make maker,
+) (machine hypervisor.Machine, device vsock.Device, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		defer plan.times.stage("vsock")()
@@ -109,18 +147,7 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 	})
 	group.Go(func() (err error) {
 		defer plan.times.stage("qemu")()
-		driver := qemu.New(qemu.Options{Path: plan.config.Hypervisor.Path, Virtiofsd: plan.config.Virtiofs.Daemon, Logger: plan.logger})
-		machine, err = driver.Boot(ctx, hypervisor.Config{
-			Name: plan.name, Dir: plan.dir.vm(), Kernel: plan.config.Kernel, Initrd: plan.config.Image,
-			Cmdline: []string{
-				"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
-				"dummy.numdummies=0", // else there is a network interface that nobody asked for
-			},
-			VCPUs: plan.frame.vcpus, MemoryMiB: plan.frame.memory,
-			MaxVCPUs: plan.frame.maxVCPUs, MaxMemoryMiB: plan.frame.maxMemory,
-			Ports:       plan.ports(),
-			Accelerator: hypervisor.Accelerator(plan.config.Hypervisor.Accelerator), Cgroup: plan.cgroup,
-		})
+		machine, err = make(ctx)
 		return err
 	})
 	err = group.Wait()
@@ -136,9 +163,12 @@ func makeParts(ctx context.Context, plan machinePlan, undo *undo) (machine hyper
 // plug gives the machine its identity.
 func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, device vsock.Device) error {
 	defer plan.times.stage("plug")()
+	// The first, because a clone looks for it in the first port.
+	if err := machine.Plug(ctx, hypervisor.Vsock{ID: "vsock", Socket: device}); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []hypervisor.Device{
-		hypervisor.Vsock{ID: "vsock", Socket: device},
 		hypervisor.Share{ID: shareDevice, Tag: shareTag, Dir: plan.dir.share()},
 	}
 	for _, nic := range plan.nics {

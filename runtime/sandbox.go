@@ -127,6 +127,10 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
 		return err
 	}
+	bare, err := hostFrame(configuration.VM, demand{})
+	if err != nil {
+		return err
+	}
 	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
 	first := record{
@@ -157,7 +161,7 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 		defer storage.Close()
 	}
 	plan := machinePlan{
-		name: s.id, config: configuration, frame: s.frame, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
 		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
 	}
 	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
@@ -211,9 +215,15 @@ func (s *Sandbox) bring(ctx context.Context, pod *oci.Pod, plan machinePlan, sta
 
 // boot starts the machine and waits until its agent is ready or the machine has ended.
 func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) error {
-	var err error
-	s.machine, s.guest, err = start(ctx, plan, &s.undo)
+	started, err := start(ctx, plan, &s.undo)
 	if err != nil {
+		return err
+	}
+	s.machine, s.guest, s.frame = started.machine, started.guest, started.frame
+	s.size.vcpus = s.frame.vcpus
+	if err := s.dir.update(func(record *record) {
+		record.Size, record.Template = s.frame.record(s.size), started.template
+	}); err != nil {
 		return err
 	}
 	go s.watch()

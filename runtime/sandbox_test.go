@@ -85,8 +85,8 @@ func TestSandboxFails(t *testing.T) {
 			test.change(w, &options)
 			platform := w.platform
 			if w.fakeMachine == nil {
-				platform = func(context.Context, machinePlan, *undo) (Machine, Guest, error) {
-					return nil, nil, errors.Join(errors.New("guest kernel missing"), errdefs.ErrNotFound)
+				platform = func(context.Context, machinePlan, *undo) (started, error) {
+					return started{}, errors.Join(errors.New("guest kernel missing"), errdefs.ErrNotFound)
 				}
 			}
 			_, err := newSandbox(t.Context(), options, platform)

@@ -47,7 +47,8 @@ type record struct {
 	Holder     hypervisor.Process         `json:"holder"` // the process with the lock
 	Machine    []hypervisor.Process       `json:"machine"`
 	Size       sizeRecord                 `json:"size"`
-	Cgroup     []string                   `json:"cgroup,omitempty"` // its directories, to be removed
+	Template   string                     `json:"template,omitempty"` // that the machine is a clone of
+	Cgroup     []string                   `json:"cgroup,omitempty"`   // its directories, to be removed
 	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`
 	// Bridge is the network that MakeNetwork made, set before anything is done.

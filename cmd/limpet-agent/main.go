@@ -71,7 +71,13 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	inside := &guest{}
 	server := streams.New(logger, inside)
 	rootOf := func(container string) (*os.File, error) { return inside.containers.Root(container) }
+	var clone *machine.Clone
 	a := agent.New(agent.Options{
+		Ready: func() {
+			if err := clone.TakeDevices(); err != nil {
+				logger.Error("devices of the machine are missing", "error", err)
+			}
+		},
 		Version:  version,
 		Dial:     dialHost,
 		Machine:  hardware{},
@@ -95,47 +101,37 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	if err := serveRequests(a, listeners[protocol.RequestPort], children, logger, failed); err != nil {
 		return err
 	}
-	identity, err := comeUp(ctx)
+	device, err := machine.OpenVsock()
 	if err != nil {
 		return err
 	}
-	a.Identify(identity)
+	name := rand.Text()
+	if clone, err = park(); err != nil {
+		return err
+	}
+	cid, err := device.AwaitCID(ctx)
+	if err != nil {
+		return err
+	}
+	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
+	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
 	go func() { failed <- a.Run(ctx) }()
 	go func() { failed <- a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) }()
 	return <-failed
 }
 
-// comeUp gets the machine its identity: at once if it was booted for a sandbox, else in every clone of it.
-func comeUp(ctx context.Context) (agent.Identity, error) {
-	park, err := machine.ParkAsked()
-	if err != nil {
-		return agent.Identity{}, err
+// park stops the machine, if it is to become a template. It returns in every clone of it.
+func park() (*machine.Clone, error) {
+	asked, err := machine.ParkAsked()
+	if err != nil || !asked {
+		return nil, err
 	}
-	device, err := machine.OpenVsock()
-	if err != nil {
-		return agent.Identity{}, err
-	}
-	name := rand.Text() // what is random here is the same in all clones, until the host has sent entropy
-	if park {
-		if err := wakeAsClone(); err != nil {
-			return agent.Identity{}, err
-		}
-	}
-	cid, err := device.AwaitCID(ctx)
-	return agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid}, err
-}
-
-// wakeAsClone parks, and makes of the clone in which it returns a machine like one that was booted.
-func wakeAsClone() error {
 	clone, err := machine.NewClone()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := machine.IgnoreHotplug(); err != nil {
-		return err
-	}
-	debug.FreeOSMemory()
-	return clone.Park()
+	debug.FreeOSMemory() // what is saved is copied for each clone
+	return clone, clone.Park()
 }
 
 // serveRequests begins to serve machine requests, on a port of the machine and on a unix socket, which no container sees.

@@ -90,11 +90,13 @@ type SSHAgent interface {
 type Options struct {
 	Version string // the agent's
 	// Dial connects to a port of the host's.
-	Dial       func(ctx context.Context, port uint32) (net.Conn, error)
-	Machine    Machine
-	Volumes    Volumes
-	Resolver   Resolver
-	SSHAgent   SSHAgent
+	Dial     func(ctx context.Context, port uint32) (net.Conn, error)
+	Machine  Machine
+	Volumes  Volumes
+	Resolver Resolver
+	SSHAgent SSHAgent
+	// Ready is called once, by a goroutine of its own: when the host has been let in for the first time. Nil: nothing is.
+	Ready      func()
 	Containers container.Options // Reporter is set by New
 	Logger     *slog.Logger
 }
@@ -116,6 +118,7 @@ type Agent struct {
 	further    *further
 	processes  *processes
 	data       *data
+	ready      sync.Once
 	leave      sync.Once
 	leaving    chan struct{}   // closed when a Stop was carried out and answered
 	ended      context.Context // ends when the own session is to be hung up for good
@@ -192,6 +195,9 @@ func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, ente
 		return false, err
 	}
 	a.logger.Info("session ready", "own", s == a.own)
+	if a.options.Ready != nil {
+		a.ready.Do(func() { go a.options.Ready() })
+	}
 	go s.report(ctx, conn)
 	return true, a.serve(s, conn)
 }

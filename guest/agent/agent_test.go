@@ -73,9 +73,9 @@ func newFixture(t *testing.T) *fixture {
 		t: t, machine: &fakeMachine{}, volumes: fakeVolumes{}, dialled: make(chan net.Conn), ended: make(chan error, 1), share: t.TempDir(),
 	}
 	f.agent = New(Options{
-		Version: "test", BootID: "boot", CID: 3, Machine: f.machine, Volumes: f.volumes, Logger: slog.New(slog.DiscardHandler),
+		Version: "test", Machine: f.machine, Volumes: f.volumes, Logger: slog.New(slog.DiscardHandler),
 		SSHAgent: fakeSSHAgent{},
-		Dial: func(ctx context.Context) (net.Conn, error) {
+		Dial: func(ctx context.Context, _ uint32) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			select {
 			case f.dialled <- theirs:
@@ -89,6 +89,7 @@ func newFixture(t *testing.T) *fixture {
 			MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 		},
 	})
+	f.agent.Identify(Identity{BootID: "boot", CID: 3})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { f.ended <- f.agent.Run(ctx) }()
 	t.Cleanup(cancel)

@@ -24,7 +24,7 @@ type cutLink struct {
 	cut     bool
 }
 
-func (l *cutLink) dial(ctx context.Context) (net.Conn, error) {
+func (l *cutLink) dial(ctx context.Context, _ uint32) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	agent, host := cutConn{ours, l, theirs}, cutConn{theirs, l, ours}
 	select {
@@ -116,8 +116,9 @@ func converseOverCutLink(t *testing.T, after int) (carried int) {
 	link := &cutLink{conns: make(chan net.Conn), left: after}
 	volumes := &countingVolumes{made: map[string]int{}}
 	a := New(Options{
-		BootID: "boot", Machine: &fakeMachine{}, Volumes: volumes, Logger: slog.New(slog.DiscardHandler), Dial: link.dial,
+		Machine: &fakeMachine{}, Volumes: volumes, Logger: slog.New(slog.DiscardHandler), Dial: link.dial,
 	})
+	a.Identify(Identity{BootID: "boot"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- a.Run(ctx) }()

@@ -18,8 +18,7 @@ func (p *plan) ingredients() ([]hypervisor.Ingredient, error) {
 	plain := p.config
 	plain.Name, plain.Parks, plain.PrivateMemory = "", false, false
 	result := []hypervisor.Ingredient{
-		{Name: "accelerator", Value: string(p.accelerator)},
-		{Name: "arguments", Value: strings.Join(arguments(plain, p.accelerator, false), " ")},
+		{Name: hypervisor.IngredientArguments, Value: strings.Join(arguments(plain, p.accelerator, false), " ")},
 	}
 	for _, file := range []struct{ name, path string }{{"qemu", p.qemu}, {"kernel", p.config.Kernel}, {"image", p.config.Initrd}} {
 		identity, err := fileIdentity(file.path)

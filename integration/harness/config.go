@@ -7,6 +7,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// TemplatesVariable is the variable of the environment by which a run has all sandboxes boot ("off") and none be a clone.
+const TemplatesVariable = "LIMPET_TEST_TEMPLATES"
+
 // WriteLimpetConfig writes a limpet configuration file for this run: the build's kernel, image and daemons, and a state directory
 // below the run's. The keys of changes (tables by name, as in the file) replace those of the run or are added to them.
 func (d *Daemon) WriteLimpetConfig(path string, changes map[string]any) error {
@@ -16,6 +19,7 @@ func (d *Daemon) WriteLimpetConfig(path string, changes map[string]any) error {
 		"image":     d.Build.Path("initramfs"),
 		"tools":     d.Build.Path("tools"),
 		"vsock":     map[string]any{"daemon": d.Build.Path("bin/vhost-device-vsock")},
+		"template":  map[string]any{"enabled": os.Getenv(TemplatesVariable) != "off", "dir": d.TemplateDir()},
 	}
 	merge(config, changes)
 	text, err := toml.Marshal(config)

@@ -95,6 +95,9 @@ func (d *Daemon) Address() string { return filepath.Join(d.Dir, "c.sock") }
 // StateDir is the state directory of limpet's sandboxes in this run.
 func (d *Daemon) StateDir() string { return filepath.Join(d.Dir, "l") }
 
+// TemplateDir is where the run's templates are.
+func (d *Daemon) TemplateDir() string { return filepath.Join(d.Dir, "p") }
+
 // ConfigPath is the limpet configuration of the run.
 func (d *Daemon) ConfigPath() string { return filepath.Join(d.Dir, "limpet.toml") }
 

@@ -32,6 +32,7 @@ type Config struct {
 	Vsock              Vsock      `toml:"vsock"`
 	Virtiofs           Virtiofs   `toml:"virtiofs"`
 	VM                 VM         `toml:"vm"`
+	Template           Template   `toml:"template"`
 	Storage            Storage    `toml:"storage"`
 	Egress             Egress     `toml:"egress"`
 	Network            Network    `toml:"network"`
@@ -63,6 +64,12 @@ type VM struct {
 	MemoryMiB    int `toml:"memory_mib"`
 	MaxVCPUs     int `toml:"max_vcpus"`
 	MaxMemoryMiB int `toml:"max_memory_mib"`
+}
+
+// Template is whether sandboxes are clones, and where what they are clones of is kept.
+type Template struct {
+	Enabled bool   `toml:"enabled"`
+	Dir     string `toml:"dir"`
 }
 
 // Egress is what a sandbox may reach of the world.

@@ -30,6 +30,7 @@ const (
 func (c *Config) validate() error {
 	for _, path := range []struct{ key, value string }{
 		{"state_dir", c.StateDir}, {"kernel", c.Kernel}, {"image", c.Image}, {"tools", c.Tools}, {"storage.dir", c.Storage.Dir},
+		{"template.dir", c.Template.Dir},
 		{"network.leases_dir", c.Network.LeasesDir},
 	} {
 		if !filepath.IsAbs(path.value) {
