@@ -82,7 +82,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 		c.init.streams.close()
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		err = errors.Join(fmt.Errorf("create container %s: %w", c.id, err), c.undo.run(undoCtx))
+		err = errors.Join(fmt.Errorf("create container %s: %w", c.id, err), c.undo.run(undoCtx, newTrace()))
 		s.forget(c, c.init)
 		return nil, err
 	}
@@ -265,15 +265,21 @@ func (c *Container) change(ctx context.Context, what string, message protocol.Ho
 // Delete removes a container whose init has ended or was never started, and returns how it ended. While it runs it is an
 // ErrFailedPrecondition; after an error Delete may be called again to try what failed; once deleted it is an ErrNotFound.
 func (c *Container) Delete(ctx context.Context) (ExitStatus, error) {
+	times := newTrace()
 	execs, err := c.claimDelete()
 	if err != nil {
 		return ExitStatus{}, fmt.Errorf("delete container %s: %w", c.id, err)
 	}
+	done := times.stage("output")
 	c.init.streams.drain(ctx, c.sandbox.drainLimit(deleteDrain), true)
 	for _, p := range append(execs, c.init) {
 		p.streams.close()
 	}
-	err = c.undo.run(ctx)
+	done()
+	err = c.undo.run(ctx, times)
+	if err == nil {
+		c.sandbox.keep(PartDelete, times)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -72,16 +72,25 @@ func (c *Container) endAnchor() {
 // finish brings a process that started to its end: what it wrote is delivered if its reader keeps up, and the container's other
 // processes have ended before init has. Output of others who hold its streams open is not waited for.
 func (p *Process) finish(status ExitStatus) {
+	times := newTrace()
+	done := times.stage("start")
 	<-p.settled // its streams are joined, or its start failed
+	done()
+	done = times.stage("output")
 	p.streams.closeInput()
 	lost := p.container.sandbox.isLost()
 	if lost {
 		p.streams.cut()
 	}
 	p.streams.drain(context.Background(), p.container.sandbox.drainLimit(exitDrain), lost)
+	done()
 	if p.isInit() {
+		done := times.stage("execs")
 		p.container.finishExecs()
+		done()
+		done = times.stage("anchor")
 		p.container.endAnchor()
+		done()
 	}
 	p.container.mu.Lock()
 	started := p.life.state == processRunning
@@ -92,7 +101,10 @@ func (p *Process) finish(status ExitStatus) {
 	if !started {
 		return
 	}
-	p.noteInit()
+	if p.isInit() {
+		p.container.sandbox.addPart(PartExit, times)
+		p.container.note()
+	}
 	close(p.exited)
 	p.container.log.Info("process ended", "exec", p.id, "code", status.Code, "reason", status.Reason, "oom", status.OOM)
 }

@@ -12,9 +12,13 @@ type ExitRecord struct {
 	Reason string    `json:"reason"` // see ExitStatus
 }
 
-// note writes down what only those who ask from outside want to know: a failure is logged.
+// note writes down what only those who ask from outside want to know, the trace among it: a failure is logged.
 func (s *Sandbox) note(change func(*record)) {
-	if err := s.dir.update(change); err != nil && !errors.Is(err, errRemoved) {
+	err := s.dir.update(func(record *record) {
+		change(record)
+		record.Parts = s.trace().Parts
+	})
+	if err != nil && !errors.Is(err, errRemoved) {
 		s.log.Warn("limpet ps does not show what has become of the sandbox", "error", err)
 	}
 }

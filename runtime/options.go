@@ -19,6 +19,8 @@ type SandboxOptions struct {
 	Config   config.Config
 	Observer Observer
 	Logger   *slog.Logger
+	// Before is what was done for the sandbox before NewSandbox, in order: its trace begins with it. May be empty.
+	Before []Stage
 }
 
 // asked is what a sandbox is made after.

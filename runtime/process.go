@@ -101,14 +101,6 @@ func (p *Process) PID() int { return p.container.anchor.PID() }
 
 func (p *Process) isInit() bool { return p.id == "" }
 
-// part is the part of a trace that the process's start is.
-func (p *Process) part() string {
-	if p.isInit() {
-		return PartStart
-	}
-	return PartExec
-}
-
 // String names the process in messages.
 func (p *Process) String() string {
 	if p.isInit() {
@@ -124,14 +116,21 @@ func (p *Process) Start(ctx context.Context) error {
 		return fmt.Errorf("start %s: %w", p, err)
 	}
 	times := newTrace()
+	if p.isInit() {
+		p.streams.onOutput(func() { p.container.sandbox.keep(PartOutput, &trace{began: times.began}) })
+	}
 	err = p.run(ctx, size, times)
-	err = p.settle(err)
-	p.noteInit()
-	if err != nil {
+	if err = p.settle(err); err != nil {
+		p.noteInit()
 		p.streams.close()
 		return fmt.Errorf("start %s: %w", p, err)
 	}
-	p.container.sandbox.keep(p.part(), times)
+	if p.isInit() {
+		p.container.sandbox.addPart(PartStart, times)
+		p.container.note()
+	} else {
+		p.container.sandbox.keep(PartExec, times)
+	}
 	p.catchUp(ctx, size)
 	if p.isInit() {
 		p.container.runPoststart(ctx)

@@ -79,7 +79,7 @@ type Sandbox struct {
 	claimed    bool                  // there was a container
 	processes  map[uint64]*Process   // by request id
 	demands    map[*Container]demand // what each asks of the machine
-	kept       map[string]bool       // the parts of the trace that are written down
+	parts      []TracePart           // of the trace; replaced and not changed
 }
 
 // NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet. On error
@@ -100,14 +100,18 @@ func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*S
 		processes:  map[uint64]*Process{},
 		demands:    map[*Container]demand{},
 		resizing:   make(chan struct{}, 1),
-		kept:       map[string]bool{},
+	}
+	if len(options.Before) > 0 {
+		before := &trace{began: options.Before[0].Began, stages: options.Before}
+		s.began = before.began
+		s.addPart(PartShim, before)
 	}
 	if err := s.start(ctx, options, start, times); err != nil {
 		s.fail(err)
 		err = fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return nil, errors.Join(err, s.undo.run(undoCtx))
+		return nil, errors.Join(err, s.undo.run(undoCtx, newTrace()))
 	}
 	times.log(ctx, s.log, "sandbox started")
 	s.keep(PartSandbox, times)

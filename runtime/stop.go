@@ -39,7 +39,12 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	containers := slices.Collect(maps.Values(s.containers))
 	s.mu.Unlock()
 
-	err := s.stop(ctx, containers)
+	times := newTrace()
+	err := s.stop(ctx, containers, times)
+	if err == nil {
+		s.addPart(PartStop, times)
+		logTrace(s.log, s.trace())
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,12 +53,14 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
 	}
 	s.life.mustMove(sandboxStopped)
-	s.log.Info("sandbox stopped")
 	return nil
 }
 
-func (s *Sandbox) stop(ctx context.Context, containers []*Container) error {
+func (s *Sandbox) stop(ctx context.Context, containers []*Container, times *trace) error {
+	done := times.stage("guest")
 	s.stopGuest(ctx)
+	done()
+	done = times.stage("machine")
 	if err := s.machine.Stop(ctx); err != nil {
 		return err
 	}
@@ -62,14 +69,15 @@ func (s *Sandbox) stop(ctx context.Context, containers []*Container) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	done()
 	var errs []error
 	for _, container := range containers {
-		errs = append(errs, container.undo.run(ctx))
+		errs = append(errs, container.undo.run(ctx, times))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return s.undo.run(ctx)
+	return s.undo.run(ctx, times)
 }
 
 // stopGuest has the agent end what runs. It takes no more than half of the caller's time: the machine ends in any case, and what is

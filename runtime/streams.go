@@ -56,6 +56,14 @@ type streams struct {
 	stderr *output
 }
 
+// onOutput has first called once, when the first byte of any output has been passed on. It is set before the streams are opened.
+func (s *streams) onOutput(first func()) {
+	first = sync.OnceFunc(first)
+	for _, output := range s.outputs() {
+		output.first = first
+	}
+}
+
 func newStreams(ends IO) *streams {
 	var s streams
 	if ends.Stdin != nil {
@@ -251,6 +259,7 @@ type output struct {
 	token protocol.Token
 	sink  io.WriteCloser
 	done  chan struct{} // closed when nothing more will be delivered
+	first func()        // called when bytes have been passed on
 
 	mu     sync.Mutex
 	conn   client.OutputStream // nil before start
@@ -261,7 +270,7 @@ type output struct {
 }
 
 func newOutput(sink io.WriteCloser) *output {
-	return &output{token: protocol.NewToken(), sink: sink, done: make(chan struct{})}
+	return &output{token: protocol.NewToken(), sink: sink, done: make(chan struct{}), first: func() {}}
 }
 
 func (o *output) start(conn client.OutputStream) {
@@ -338,6 +347,7 @@ func (o *output) pump(conn client.OutputStream) {
 		if n > 0 && !refused {
 			_, writeErr := o.sink.Write(buffer[:n])
 			refused = writeErr != nil
+			o.first()
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if o.woken(count) {

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Trace is how long a sandbox took to start, up to its first exec. It is kept in the state directory.
+// Trace is where the time of a sandbox's start and of its end went. It is kept in the state directory, and logged as JSON when the sandbox
+// has been stopped.
 type Trace struct {
 	Namespace string      `json:"namespace"`
 	ID        string      `json:"id"`
 	Began     time.Time   `json:"began"`
-	Parts     []TracePart `json:"parts"`
+	Parts     []TracePart `json:"parts"` // in the order in which they began, the first of each name
 }
 
-// TracePart is what was done for one call: the start of the sandbox, the creation and the start of the first container, the start
-// of the first exec; in that order, as far as it has come.
+// TracePart is what was done for one call, or until one event.
 type TracePart struct {
-	Name string `json:"name"` // PartSandbox, PartCreate, PartStart or PartExec
+	Name string `json:"name"` // PartShim to PartStop
 	Span
 	Stages []TraceStage `json:"stages"`
 }
@@ -37,26 +37,79 @@ type Span struct {
 	MS      float64 `json:"ms"`
 }
 
-// The parts of a trace.
+// end is when it was over: milliseconds from the beginning of the sandbox.
+func (s Span) end() float64 { return s.BeginMS + s.MS }
+
+// Other is how many milliseconds of a part belong to none of its stages. What has no stages is one itself.
+func (p TracePart) Other() float64 {
+	if len(p.Stages) == 0 {
+		return 0
+	}
+	var stages []Span
+	for _, stage := range p.Stages {
+		stages = append(stages, stage.Span)
+	}
+	other := 0.0
+	for _, gap := range gaps(p.Span, stages) {
+		other += gap.MS
+	}
+	return other
+}
+
+// Elsewhere are the times within a trace that belong to none of its parts: containerd and its client have them, and the container's
+// processes.
+func (t Trace) Elsewhere() []Span {
+	var parts []Span
+	end := 0.0
+	for _, part := range t.Parts {
+		parts = append(parts, part.Span)
+		end = max(end, part.end())
+	}
+	return gaps(Span{MS: end}, parts)
+}
+
+// gaps are what spans leave of a whole, in order. Spans may overlap.
+func gaps(whole Span, spans []Span) []Span {
+	var left []Span
+	at := whole.BeginMS
+	for _, span := range slices.SortedFunc(slices.Values(spans), func(a, b Span) int { return cmp.Compare(a.BeginMS, b.BeginMS) }) {
+		if begin := min(span.BeginMS, whole.end()); begin > at {
+			left = append(left, Span{BeginMS: at, MS: begin - at})
+		}
+		at = max(at, span.end())
+	}
+	if at < whole.end() {
+		left = append(left, Span{BeginMS: at, MS: whole.end() - at})
+	}
+	return left
+}
+
+// The parts of a trace. The processes are the first of the sandbox's first container, and the first exec.
 const (
-	PartSandbox = "sandbox"
-	PartCreate  = "create"
-	PartStart   = "start"
-	PartExec    = "exec"
+	PartShim    = "shim"    // from the start of containerd's call of the shim's program to NewSandbox
+	PartSandbox = "sandbox" // NewSandbox
+	PartCreate  = "create"  // CreateContainer
+	PartStart   = "start"   // Start of the process
+	PartOutput  = "output"  // from the call of Start until the first byte of output has been passed on; none without output
+	PartExec    = "exec"    // Start of an exec
+	PartExit    = "exit"    // from the agent's word of the process's end until who waits for it is told
+	PartDelete  = "delete"  // Delete of the container
+	PartStop    = "stop"    // Stop of the sandbox
 )
+
+// Stage is a step of a part of a trace while it is being measured.
+type Stage struct {
+	Name  string    `json:"name"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+}
 
 // trace measures the stages of a part.
 type trace struct {
 	began time.Time
 
 	mu     sync.Mutex
-	stages []stage
-}
-
-type stage struct {
-	name  string
-	began time.Time
-	took  time.Duration
+	stages []Stage
 }
 
 func newTrace() *trace { return &trace{began: time.Now()} }
@@ -65,10 +118,10 @@ func newTrace() *trace { return &trace{began: time.Now()} }
 func (t *trace) stage(name string) func() {
 	began := time.Now()
 	return func() {
-		took := time.Since(began)
+		ended := time.Now()
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.stages = append(t.stages, stage{name, began, took})
+		t.stages = append(t.stages, Stage{name, began, ended})
 	}
 }
 
@@ -78,22 +131,22 @@ func (t *trace) log(ctx context.Context, log *slog.Logger, message string) {
 	defer t.mu.Unlock()
 	var stages []slog.Attr
 	for _, stage := range t.stages {
-		stages = append(stages, slog.Float64(stage.name, milliseconds(stage.took)))
+		stages = append(stages, slog.Float64(stage.Name, milliseconds(stage.Ended.Sub(stage.Began))))
 	}
 	log.LogAttrs(ctx, slog.LevelInfo, message,
 		slog.Float64("ms", milliseconds(time.Since(t.began))), slog.GroupAttrs("stage_ms", stages...))
 }
 
-// part is what has been measured, with the stages in the order in which they began.
+// part is what has been measured until now, with the stages in the order in which they began.
 func (t *trace) part(name string, sandboxBegan time.Time) TracePart {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	span := func(began time.Time, took time.Duration) Span {
-		return Span{BeginMS: milliseconds(began.Sub(sandboxBegan)), MS: milliseconds(took)}
+	span := func(began, ended time.Time) Span {
+		return Span{BeginMS: milliseconds(began.Sub(sandboxBegan)), MS: milliseconds(ended.Sub(began))}
 	}
-	part := TracePart{Name: name, Span: span(t.began, time.Since(t.began)), Stages: []TraceStage{}}
+	part := TracePart{Name: name, Span: span(t.began, time.Now()), Stages: []TraceStage{}}
 	for _, stage := range t.stages {
-		part.Stages = append(part.Stages, TraceStage{stage.name, span(stage.began, stage.took)})
+		part.Stages = append(part.Stages, TraceStage{stage.Name, span(stage.Began, stage.Ended)})
 	}
 	slices.SortStableFunc(part.Stages, func(a, b TraceStage) int { return cmp.Compare(a.BeginMS, b.BeginMS) })
 	return part
@@ -104,17 +157,29 @@ func milliseconds(span time.Duration) float64 {
 	return float64(span.Round(100*time.Microsecond).Microseconds()) / 1000
 }
 
-// keep writes down a part of the sandbox's start, the first of its name: a trace does not grow with the sandbox's life.
+// keep adds a part, which ends now, to the sandbox's trace and writes that down, unless there is one of its name: a trace does not grow
+// with the sandbox's life.
 func (s *Sandbox) keep(name string, times *trace) {
+	if s.addPart(name, times) {
+		s.note(func(*record) {})
+	}
+}
+
+// addPart is keep, but leaves it to a note that follows to write the part down. It tells whether it was added.
+func (s *Sandbox) addPart(name string, times *trace) bool {
 	s.mu.Lock()
-	known := s.kept[name]
-	s.kept[name] = true
-	s.mu.Unlock()
-	if known {
-		return
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.parts, func(part TracePart) bool { return part.Name == name }) {
+		return false
 	}
-	part := times.part(name, s.began)
-	if err := s.dir.update(func(record *record) { record.Parts = append(slices.Clone(record.Parts), part) }); err != nil {
-		s.log.Warn("a part of the trace is missing", "part", name, "error", err)
-	}
+	s.parts = append(slices.Clone(s.parts), times.part(name, s.began)) // others may be reading the old ones
+	slices.SortStableFunc(s.parts, func(a, b TracePart) int { return cmp.Compare(a.BeginMS, b.BeginMS) })
+	return true
+}
+
+// trace is what has been measured until now.
+func (s *Sandbox) trace() Trace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Trace{s.namespace, s.id, s.began, s.parts}
 }

@@ -26,13 +26,16 @@ func (u *undo) push(name string, do func(context.Context) error) {
 	u.steps = append(u.steps, undoStep{name, do})
 }
 
-// run takes back every step, the last one first, and joins the errors. A step that fails does not stop the others; it stays on
-// the stack, so that another run tries it again. A run of an empty stack does nothing.
-func (u *undo) run(ctx context.Context) error {
+// run takes back every step, the last one first, and joins the errors; each is a stage of times. A step that fails does not stop the
+// others; it stays on the stack, so that another run tries it again. A run of an empty stack does nothing.
+func (u *undo) run(ctx context.Context, times *trace) error {
 	var failed []undoStep
 	var errs []error
 	for step, ok := u.pop(); ok; step, ok = u.pop() {
-		if err := step.do(ctx); err != nil {
+		done := times.stage(step.name)
+		err := step.do(ctx)
+		done()
+		if err != nil {
 			failed = append([]undoStep{step}, failed...)
 			errs = append(errs, fmt.Errorf("cannot %s: %w", step.name, err))
 		}

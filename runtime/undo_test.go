@@ -21,14 +21,18 @@ func TestUndo(t *testing.T) {
 			return nil
 		})
 	}
-	if err := stack.run(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot undo b: busy") {
+	if err := stack.run(t.Context(), newTrace()); err == nil || !strings.Contains(err.Error(), "cannot undo b: busy") {
 		t.Errorf("got %v", err)
 	}
 	broken = false
+	times := newTrace()
 	for range 2 {
-		if err := stack.run(t.Context()); err != nil {
+		if err := stack.run(t.Context(), times); err != nil {
 			t.Error(err)
 		}
+	}
+	if len(times.stages) != 1 || times.stages[0].Name != "undo b" {
+		t.Errorf("measured %v", times.stages)
 	}
 	if want := []string{"c", "b", "a", "b"}; !reflect.DeepEqual(did, want) {
 		t.Errorf("did %v, want %v", did, want)

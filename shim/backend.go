@@ -31,6 +31,7 @@ type SandboxOptions struct {
 	// OOM is called when the guest ran out of memory in a container, before Wait of the process killed for it returns. It does not block.
 	OOM    func(containerID string)
 	Logger *slog.Logger
+	Before []runtime.Stage // what was done for it before, for its trace
 }
 
 // Sandbox is a running sandbox. See runtime.Sandbox.
@@ -83,6 +84,7 @@ func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox
 		Config:    configuration,
 		Observer:  observer{options.OOM},
 		Logger:    options.Logger,
+		Before:    options.Before,
 	})
 	if err != nil {
 		return nil, err

@@ -3,8 +3,10 @@ package shim
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -130,12 +132,16 @@ func TestParseCommand(t *testing.T) {
 			ttrpcAddress: "value of TTRPC_ADDRESS"}, ""},
 		"in the bundle": {strings.Fields("-namespace ns -id c1 delete"), command{verb: "delete", namespace: "ns", id: "c1", bundle: "/cwd",
 			ttrpcAddress: "value of TTRPC_ADDRESS"}, ""},
+		"serve": {[]string{"-namespace", "ns", "-id", "c1", "-stages", `[{"name":"start","ended":"2026-11-21T10:00:00.5Z"}]`, "serve"},
+			command{verb: "serve", namespace: "ns", id: "c1", bundle: "/cwd", ttrpcAddress: "value of TTRPC_ADDRESS",
+				stages: stages{{Name: "start", Ended: time.Date(2026, 11, 21, 10, 0, 0, 5e8, time.UTC)}}}, ""},
 		"info":         {[]string{"-info"}, command{info: true, bundle: "/cwd"}, ""},
 		"version":      {[]string{"-version"}, command{version: true, bundle: "/cwd"}, ""},
 		"no verb":      {full, command{}, "verb"},
 		"no id":        {[]string{"-namespace", "ns", "start"}, command{}, "-id"},
 		"no namespace": {[]string{"-id", "c1", "start"}, command{}, "-namespace"},
 		"bad flag":     {[]string{"-frob"}, command{}, "frob"},
+		"bad stages":   {[]string{"-stages", "{}", "serve"}, command{}, "stages"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseCommand(test.arguments, environment, "/cwd")
@@ -145,7 +151,7 @@ func TestParseCommand(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || got != test.want {
+			if err != nil || !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})

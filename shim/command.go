@@ -25,6 +25,7 @@ type command struct {
 	address       string // of containerd's gRPC socket; it is part of the name of a shim's socket
 	socket        string // serve only: path of the socket that was passed as a descriptor
 	ttrpcAddress  string // of containerd's ttrpc socket, which takes events
+	stages        stages // what was done before, for the sandbox's trace
 	debug         bool
 	info, version bool
 }
@@ -40,6 +41,7 @@ func parseCommand(arguments []string, environment func(string) string, directory
 	flags.StringVar(&c.bundle, "bundle", directory, "directory of the bundle")
 	flags.StringVar(&c.address, "address", "", "containerd's gRPC address")
 	flags.StringVar(&c.socket, "socket", "", "path of the shim's socket")
+	flags.Func("stages", "what was done before this, as JSON", c.stages.parse)
 	flags.StringVar(&ignored, "publish-binary", "", "not used: events go to TTRPC_ADDRESS")
 	flags.StringVar(&ignored, "debug-socket", "", "not used")
 	flags.BoolVar(&c.debug, "debug", false, "log more")
@@ -87,6 +89,7 @@ func run(arguments []string, runtime Runtime) error {
 	if err != nil {
 		return err
 	}
+	c.stages.add("exec " + c.verb)
 	switch {
 	case c.version:
 		return version(filepath.Base(os.Args[0]), os.Stdout)

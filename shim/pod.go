@@ -47,6 +47,7 @@ func (s *service) podOf(id string) (*pod, error) {
 
 // createSandbox makes the sandbox of a pod that has no pause container.
 func (s *service) createSandbox(ctx context.Context, r *sandboxapi.CreateSandboxRequest) error {
+	called := time.Now()
 	if r.SandboxID != s.id {
 		return fmt.Errorf("sandbox %s: this shim was started for %s: %w", r.SandboxID, s.id, errdefs.ErrInvalidArgument)
 	}
@@ -70,7 +71,7 @@ func (s *service) createSandbox(ctx context.Context, r *sandboxapi.CreateSandbox
 	if !claimed {
 		return fmt.Errorf("sandbox %s: %w", s.id, errdefs.ErrAlreadyExists)
 	}
-	made, err := s.makeSandbox(ctx, slot, SandboxOptions{Bundle: r.BundlePath, Options: options, Pod: plan})
+	made, err := s.makeSandbox(ctx, slot, SandboxOptions{Bundle: r.BundlePath, Options: options, Pod: plan}, called)
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,8 @@ func (c command) serveTasks(runtime Runtime, logger *slog.Logger) error {
 			logger.Warn("socket not removed", "error", err)
 		}
 	}
+	c.stages.add(verbServe)
+	service.before = c.stages
 	return serveUntilGone(service, listener, ends)
 }
 

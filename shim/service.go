@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ const (
 type service struct {
 	id, namespace string
 	bundle        string
+	before        stages // what was done before there was this
 	runtime       Runtime
 	events        interface {
 		publish(event proto.Message)
@@ -160,11 +162,11 @@ func (s *service) made(id string) {
 	}
 }
 
-// sandboxFor returns the sandbox and makes it if there is none. One caller makes it and the others wait for that one.
-func (s *service) sandboxFor(ctx context.Context, bundle string, options RuntimeOptions) (Sandbox, error) {
+// sandboxFor returns the sandbox and makes it if there is none; called is when containerd's call for it came. One caller makes it and the others wait for that one.
+func (s *service) sandboxFor(ctx context.Context, bundle string, options RuntimeOptions, called time.Time) (Sandbox, error) {
 	slot, claimed := s.claimSandbox()
 	if claimed {
-		return s.makeSandbox(ctx, slot, SandboxOptions{Bundle: bundle, Options: options})
+		return s.makeSandbox(ctx, slot, SandboxOptions{Bundle: bundle, Options: options}, called)
 	}
 	select {
 	case <-slot.done:
@@ -186,8 +188,8 @@ func (s *service) claimSandbox() (*sandboxSlot, bool) {
 	return s.sandbox, true
 }
 
-// makeSandbox makes the sandbox whose place its caller has claimed.
-func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options SandboxOptions) (Sandbox, error) {
+// makeSandbox makes the sandbox whose place its caller has claimed; called is when containerd's call for it came.
+func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options SandboxOptions, called time.Time) (Sandbox, error) {
 	defer func() {
 		if slot.err != nil {
 			s.mu.Lock()
@@ -200,6 +202,7 @@ func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options Sa
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 	options.ID, options.Namespace, options.OOM, options.Logger = s.id, s.namespace, s.oom, s.runtimeLogger
+	options.Before = slices.Concat(s.before, stages{{Name: "call", Began: called, Ended: time.Now()}})
 	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, options)
 	return slot.sandbox, slot.err
 }

@@ -116,7 +116,12 @@ func (c command) startServer(path string, options RuntimeOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	arguments := []string{"-namespace", c.namespace, "-id", c.id, "-address", c.address, "-socket", path}
+	c.stages.add(verbStart)
+	stages, err := c.stages.text()
+	if err != nil {
+		return err
+	}
+	arguments := []string{"-namespace", c.namespace, "-id", c.id, "-address", c.address, "-socket", path, "-stages", stages}
 	if c.debug {
 		arguments = append(arguments, "-debug")
 	}

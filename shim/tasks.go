@@ -21,6 +21,7 @@ const createTimeout = 3 * time.Minute
 
 // create makes a container, and the sandbox if this is its first one.
 func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (made *task, err error) {
+	called := time.Now()
 	switch {
 	case r.ID == "":
 		return nil, fmt.Errorf("a container needs an id: %w", errdefs.ErrInvalidArgument)
@@ -50,7 +51,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (mad
 			streams.close()
 		}
 	}()
-	sandbox, err := s.sandboxFor(ctx, r.Bundle, options)
+	sandbox, err := s.sandboxFor(ctx, r.Bundle, options, called)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func TestBashCompletion(t *testing.T) {
 	}{
 		{[]string{"ins"}, []string{"inspect", "install"}},
 		{[]string{"inspect", "--n"}, []string{"--namespace"}},
-		{[]string{"trace", "--"}, []string{"--config", "--help", "--json", "--namespace"}},
+		{[]string{"trace", "--"}, []string{"--config", "--help", "--json", "--log", "--namespace"}},
 		{[]string{"inspect", "--config", config, "w"}, []string{"web", "worm", "worm/wasp", "worm/worm"}},
 		{[]string{"inspect", "--config", config, "--namespace", "default", ""}, []string{"web"}},
 		{[]string{"inspect", "--config", config, "--", "w"}, nil},

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,9 +20,12 @@ func traceCommand() *cli.Command {
 		Name:      "trace",
 		Usage:     "show how long a sandbox took to start, stage by stage",
 		ArgsUsage: "[SANDBOX]",
-		Description: "Without a sandbox, all are listed. The parts of a start are the sandbox, the creation and the start of its first\n" +
-			"container, and its first exec.\n" + referenceUsage,
-		Flags:        sandboxFlags(jsonFlag()),
+		Description: "Without a sandbox, all are listed. The parts are the start of the shim, of the sandbox, the creation and the start of its\n" +
+			"first container, its first output, its first exec, and the end. Of a sandbox that is gone, they are in the log: --log\n" +
+			"reads them there, where a sandbox has its whole identifier.\n" + referenceUsage,
+		Flags: sandboxFlags(jsonFlag(), &cli.StringFlag{
+			Name: "log", Usage: "read the traces of sandboxes that are gone from `FILE`, containerd's log (- is standard input)", TakesFile: true,
+		}),
 		OnUsageError: onUsageError,
 		Before:       arguments(0, 1),
 		Action:       showTrace,
@@ -28,6 +33,9 @@ func traceCommand() *cli.Command {
 }
 
 func showTrace(c *cli.Context) error {
+	if c.IsSet("log") {
+		return showLogged(c)
+	}
 	if c.NArg() > 0 {
 		found, err := findSandbox(c, c.Args().First())
 		if err != nil {
@@ -46,12 +54,39 @@ func showTrace(c *cli.Context) error {
 	return errors.Join(printTraces(c.App.Writer, traces, c.Bool("json")), err)
 }
 
+// showLogged shows what a log has: of a sandbox the last.
+func showLogged(c *cli.Context) error {
+	var log io.Reader = c.App.Reader
+	if name := c.String("log"); name != "-" {
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		log = file
+	}
+	traces, err := runtime.LoggedTraces(log)
+	if err != nil {
+		return err
+	}
+	traces = slices.DeleteFunc(traces, func(trace runtime.Trace) bool {
+		return c.IsSet("namespace") && trace.Namespace != c.String("namespace") || c.NArg() > 0 && trace.ID != c.Args().First()
+	})
+	switch {
+	case c.NArg() == 0:
+		return printTraces(c.App.Writer, traces, c.Bool("json"))
+	case len(traces) == 0:
+		return fmt.Errorf("the log %s has no trace of a sandbox %s", c.String("log"), c.Args().First())
+	}
+	return printTrace(c.App.Writer, traces[len(traces)-1], c.Bool("json"))
+}
+
 // printTraces lists sandboxes, with the milliseconds of the parts of their starts.
 func printTraces(w io.Writer, traces []runtime.Trace, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, traces)
 	}
-	parts := []string{runtime.PartSandbox, runtime.PartCreate, runtime.PartStart, runtime.PartExec}
+	parts := []string{runtime.PartShim, runtime.PartSandbox, runtime.PartCreate, runtime.PartStart, runtime.PartExec}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "NAMESPACE\tSANDBOX\tBEGAN\t%s MS\n", strings.ToUpper(strings.Join(parts, " MS\t")))
 	for _, trace := range traces {
@@ -79,10 +114,18 @@ func printTrace(w io.Writer, trace runtime.Trace, asJSON bool) error {
 	fmt.Fprintf(w, "sandbox %s of namespace %s, begun %s\n\n", trace.ID, trace.Namespace, began)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "FROM MS\tTOOK MS\t  STAGE")
+	elsewhere := trace.Elsewhere()
 	for _, part := range trace.Parts {
+		for len(elsewhere) > 0 && elsewhere[0].BeginMS < part.BeginMS {
+			fmt.Fprintf(table, "%.1f\t%.1f\t  (elsewhere)\n", elsewhere[0].BeginMS, elsewhere[0].MS)
+			elsewhere = elsewhere[1:]
+		}
 		fmt.Fprintf(table, "%.1f\t%.1f\t  %s\n", part.BeginMS, part.MS, part.Name)
 		for _, stage := range part.Stages {
 			fmt.Fprintf(table, "%.1f\t%.1f\t    %s\n", stage.BeginMS, stage.MS, stage.Name)
+		}
+		if other := part.Other(); other > 0 {
+			fmt.Fprintf(table, "\t%.1f\t    (other)\n", other)
 		}
 	}
 	return table.Flush()
