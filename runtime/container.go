@@ -325,6 +325,13 @@ func (c *Container) claimDelete() ([]*Process, error) {
 	return execs, nil
 }
 
+// deleting tells whether a Delete of the container is under way.
+func (c *Container) deleting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.life.state == containerDeleting
+}
+
 // checkID makes sure that an identifier can be a file's name.
 func checkID(id string) error {
 	const maxID = 255 // the longest name of a file on Linux

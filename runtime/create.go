@@ -189,12 +189,16 @@ func (s *Sandbox) attach(source, target string, options bindOptions) error {
 func (c *Container) prepareGuest(ctx context.Context) error {
 	// Pushed before, because the agent may do it although its answer does not come.
 	c.undo.push("remove the container from the guest", func(ctx context.Context) error {
-		_, err := c.sandbox.call(ctx, callTimeout, protocol.Remove{ContainerID: c.id})
-		if err != nil && !errdefs.IsNotFound(err) && !c.sandbox.isLost() {
-			c.log.Warn("the guest keeps the container", "error", err) // its affair: the host's side goes all the same
+		if c.deleting() && c.sandbox.endsWith(c) {
+			c.sandbox.leave(c.id)
+			return nil
 		}
+		c.sandbox.removeFromGuest(ctx, c.id)
 		return nil
 	})
+	for _, id := range c.sandbox.left() {
+		c.sandbox.removeFromGuest(ctx, id)
+	}
 	rootfs := c.guestRootfs
 	if rootfs == "" {
 		rootfs = path.Join(c.id, rootfsDir)
@@ -204,6 +208,30 @@ func (c *Container) prepareGuest(ctx context.Context) error {
 		return fmt.Errorf("prepare it in the guest: %w", err)
 	}
 	return nil
+}
+
+// removeFromGuest lets the agent forget a container. That it cannot is its own affair: the host's side goes all the same.
+func (s *Sandbox) removeFromGuest(ctx context.Context, id string) {
+	_, err := s.call(ctx, callTimeout, protocol.Remove{ContainerID: id})
+	if err != nil && !errdefs.IsNotFound(err) && !s.isLost() {
+		s.log.Warn("the guest keeps a container", "container", id, "error", err)
+	}
+}
+
+// leave notes a container that stays in the guest, as the sandbox is about to end.
+func (s *Sandbox) leave(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unremoved = append(s.unremoved, id)
+}
+
+// left takes what leave has noted: the sandbox goes on after all.
+func (s *Sandbox) left() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := s.unremoved
+	s.unremoved = nil
+	return left
 }
 
 // startAnchor starts the container's anchor and runs the hooks that connect it.

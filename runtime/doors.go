@@ -51,7 +51,12 @@ func (s *Sandbox) openDoors() error {
 
 // openDoor opens one of them. See door.Open.
 func (s *Sandbox) openDoor(network, name string, serve func(ctx context.Context, visitor *net.UnixConn)) error {
-	d, err := door.Open(network, filepath.Join(s.dir.path, name), s.log, serve)
+	d, err := door.Open(network, filepath.Join(s.dir.path, name), s.log, func(ctx context.Context, visitor *net.UnixConn) {
+		if name != ConsoleDoor {
+			s.visited.Store(true)
+		}
+		serve(ctx, visitor)
+	})
 	if err != nil {
 		return err
 	}

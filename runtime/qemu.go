@@ -73,7 +73,20 @@ func assemble(ctx context.Context, plan machinePlan, undo *undo, make maker) (Ma
 	if err := machine.Resume(ctx); err != nil {
 		return nil, nil, err
 	}
-	return machine, vsockGuest{session, device}, nil
+	return vsockMachine{machine, device}, vsockGuest{session, device}, nil
+}
+
+// vsockMachine is a machine whose end is that of its vsock device, too.
+type vsockMachine struct {
+	hypervisor.Machine
+	device vsock.Device
+}
+
+// Stop implements Machine. The two end at the same time.
+func (m vsockMachine) Stop(ctx context.Context) error {
+	closed := make(chan error, 1)
+	go func() { closed <- m.device.Close() }()
+	return errors.Join(m.Machine.Stop(ctx), <-closed)
 }
 
 // machine describes the bare machine.

@@ -58,6 +58,7 @@ type Sandbox struct {
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
 	lastCommand atomic.Uint64 // of visitors
+	visited     atomic.Bool   // somebody has come by a door that leads into the guest
 	began       time.Time
 
 	egress   *egressGuard // nil: everything may be reached
@@ -77,6 +78,7 @@ type Sandbox struct {
 	stopping   chan struct{}         // closed when the Stop under way has ended
 	containers map[string]*Container // also those still being created
 	claimed    bool                  // there was a container
+	unremoved  []string              // identifiers of containers that the guest was not told to remove
 	processes  map[uint64]*Process   // by request id
 	demands    map[*Container]demand // what each asks of the machine
 	parts      []TracePart           // of the trace; replaced and not changed

@@ -57,10 +57,12 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 }
 
 func (s *Sandbox) stop(ctx context.Context, containers []*Container, times *trace) error {
-	done := times.stage("guest")
-	s.stopGuest(ctx)
-	done()
-	done = times.stage("machine")
+	if !s.deserted() {
+		done := times.stage("guest")
+		s.stopGuest(ctx)
+		done()
+	}
+	done := times.stage("machine")
 	if err := s.machine.Stop(ctx); err != nil {
 		return err
 	}
@@ -78,6 +80,23 @@ func (s *Sandbox) stop(ctx context.Context, containers []*Container, times *trac
 		return err
 	}
 	return s.undo.run(ctx, times)
+}
+
+// deserted tells whether nothing in the guest has an end to come to: its last container was deleted, and with it every disk, and nobody
+// has had anything else done there. What processes have written to the share is on the host when they have ended.
+func (s *Sandbox) deserted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pod == nil && s.claimed && len(s.containers) == 0 && !s.visited.Load()
+}
+
+// endsWith tells whether the sandbox comes to its end with a container that is being deleted, as no other is left: that of a pod does not.
+// Then the guest need not be told to remove it. A container with disks is removed all the same, as file systems on them are to be
+// unmounted.
+func (s *Sandbox) endsWith(c *Container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pod == nil && len(s.containers) == 1 && s.containers[c.id] == c && len(c.plan.Disks) == 0 && !s.visited.Load()
 }
 
 // stopGuest has the agent end what runs. It takes no more than half of the caller's time: the machine ends in any case, and what is

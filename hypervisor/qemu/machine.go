@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// quitGrace is how long QEMU may take to end when asked. It takes milliseconds.
+	// quitGrace is how long QEMU may take to end by itself. It takes milliseconds.
 	quitGrace = 2 * time.Second
 	// undoTimeout bounds the undoing of a step whose own context is over.
 	undoTimeout = 5 * time.Second
@@ -246,26 +246,22 @@ func (m *machine) Stop(ctx context.Context) error {
 	}
 }
 
-// dismantle ends QEMU, then what served it. It keeps the turn: nothing can be begun after it.
+// dismantle ends QEMU and what serves it. It keeps the turn: nothing can be begun after it. QEMU is not asked to quit: what the guest has
+// written to a disk is the host's by then, and what it has not is lost either way.
 func (m *machine) dismantle() {
-	ctx, cancel := context.WithTimeout(context.Background(), quitGrace)
-	defer cancel()
-	if err := m.monitor.execute(ctx, "quit", nil); err == nil {
-		select {
-		case <-m.ended:
-		case <-ctx.Done():
-		}
-	}
 	m.qemu.Kill()
+	for _, device := range m.devices() {
+		device.kill() // so that they end at the same time
+	}
 	<-m.ended
 	m.turn <- struct{}{} // who has it notices that QEMU is gone
 	for _, device := range m.devices() {
 		device.end()
 	}
-	if err := m.memory.Close(); err != nil {
+	close(m.stopped)
+	if err := m.memory.Close(); err != nil { // nobody has to wait for its pages
 		m.logger.Warn("machine's memory not closed", "error", err)
 	}
-	close(m.stopped)
 }
 
 // abandon stops a machine that did not come to be, and adds to the error what is known of QEMU.

@@ -34,11 +34,18 @@ type pluggedDevice struct {
 	vsock  hypervisor.VsockDevice // else nil
 }
 
-// end ends what served the device.
-func (p *pluggedDevice) end() {
+// kill has what serves the device end.
+func (p *pluggedDevice) kill() {
 	p.ending.Store(true)
 	if p.daemon != nil {
 		p.daemon.Kill()
+	}
+}
+
+// end ends what served the device.
+func (p *pluggedDevice) end() {
+	p.kill()
+	if p.daemon != nil {
 		<-p.daemon.Done()
 	}
 }
