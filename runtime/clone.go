@@ -44,7 +44,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		}
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		err = errors.Join(err, steps.run(undoCtx))
+		err = errors.Join(err, steps.run(undoCtx, newTrace()))
 		if spoilt && ctx.Err() == nil {
 			err = errors.Join(err, store.Discard(ingredients))
 		}
@@ -65,7 +65,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		return started{}, fmt.Errorf("the clone does not wake: %w", err)
 	}
 	done()
-	parent.push("end the clone", steps.run)
+	parent.take(steps)
 	return started{machine: machine, guest: guest, frame: plan.bare, template: template.ID(ingredients)}, nil
 }
 

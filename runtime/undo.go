@@ -26,6 +26,17 @@ func (u *undo) push(name string, do func(context.Context) error) {
 	u.steps = append(u.steps, undoStep{name, do})
 }
 
+// take puts the steps of another stack on top, which is empty then.
+func (u *undo) take(other *undo) {
+	other.mu.Lock()
+	steps := other.steps
+	other.steps = nil
+	other.mu.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.steps = append(u.steps, steps...)
+}
+
 // run takes back every step, the last one first, and joins the errors; each is a stage of times. A step that fails does not stop the
 // others; it stays on the stack, so that another run tries it again. A run of an empty stack does nothing.
 func (u *undo) run(ctx context.Context, times *trace) error {
