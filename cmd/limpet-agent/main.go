@@ -94,11 +94,12 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		Logger: logger,
 	})
 	inside.containers = a.Containers()
-	failed := make(chan error, 7)
-	go func() { failed <- children.Run() }()
-	go func() { failed <- server.Serve(listeners[protocol.StreamPort]) }()
-	go func() { failed <- log.Serve(listeners[protocol.LogPort], logs.OpenKernel) }()
-	if err := serveRequests(a, listeners[protocol.RequestPort], children, logger, failed); err != nil {
+	requestsServer := requestServer(a, children, logger)
+	socket, err := requests.Listen(protocol.RequestSocket) // which no container sees
+	if err != nil {
+		return fmt.Errorf("listen for machine requests: %w", err)
+	}
+	if err := errors.Join(protocol.GuestMessages.Prepare(), protocol.AgentResponses.Prepare()); err != nil {
 		return err
 	}
 	device, err := machine.OpenVsock()
@@ -115,8 +116,18 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	}
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
-	go func() { failed <- a.Run(ctx) }()
-	go func() { failed <- a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) }()
+	failed := make(chan error)
+	for _, serve := range []func() error{
+		func() error { return a.Run(ctx) },
+		children.Run,
+		func() error { return server.Serve(listeners[protocol.StreamPort]) },
+		func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) },
+		func() error { return a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) },
+		func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) },
+		func() error { return requestsServer.Serve(socket) },
+	} {
+		go func() { failed <- serve() }()
+	}
 	return <-failed
 }
 
@@ -134,12 +145,8 @@ func park() (*machine.Clone, error) {
 	return clone, clone.Park()
 }
 
-// serveRequests begins to serve machine requests, on a port of the machine and on a unix socket, which no container sees.
-func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, logger *slog.Logger, failed chan<- error) error {
-	socket, err := requests.Listen(protocol.RequestSocket)
-	if err != nil {
-		return fmt.Errorf("listen for machine requests: %w", err)
-	}
+// requestServer serves machine requests.
+func requestServer(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger) *requests.Server {
 	files := &hostfile.Bringer{Get: a.Data, Logger: logger}
 	jobs := requests.NewJobs()
 	runs := container.NewSet(container.Options{
@@ -148,7 +155,7 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 		Overlays: protocol.OverlaysDir, Crun: crunPath,
 	})
 	a.AlsoStop(runs)
-	server := requests.New(requests.Options{
+	return requests.New(requests.Options{
 		Containers: runs,
 		Jobs:       jobs,
 		Images: &requests.ImageProgram{
@@ -162,9 +169,6 @@ func serveRequests(a *agent.Agent, port net.Listener, children *reaper.Reaper, l
 		Shutdown: a.Shutdown,
 		Logger:   logger,
 	})
-	go func() { failed <- server.Serve(port) }()
-	go func() { failed <- server.Serve(socket) }()
-	return nil
 }
 
 // certificatesFile is where the host's certificates are put, and certificates what the agent asks the host for.

@@ -66,6 +66,16 @@ func newCodec[M any](union, tag string, messages map[string]M) *Codec[M] {
 // Name is the name of the message; "" if it is none of the union's.
 func (c *Codec[M]) Name(message M) string { return c.names[reflect.TypeOf(message)] }
 
+// Prepare does now what the first encoding of each message would have to do.
+func (c *Codec[M]) Prepare() error {
+	for t := range c.names {
+		if _, err := c.Encode(reflect.Zero(t).Interface().(M)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Encode returns the message's JSON, the tag first. It fails if a text is not valid UTF-8.
 func (c *Codec[M]) Encode(message M) ([]byte, error) {
 	name := c.Name(message)
