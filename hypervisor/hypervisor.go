@@ -90,11 +90,12 @@ const IngredientArguments = "arguments"
 // Machine is one virtual machine. Its methods are safe for concurrent use; those that change it take turns.
 type Machine interface {
 	// Plug adds a device. What the device needs on the host is started first and ends with the device or the machine. A machine that
-	// has not run yet finds the device at its boot; a running guest is told, and takes some milliseconds after Plug to have it.
-	// errdefs.ErrAlreadyExists: the identifier is taken; errdefs.ErrResourceExhausted: no free port.
+	// has not run yet finds the device at its boot; a running guest finds it when it looks at its ports, which it does when it is told to
+	// use the device, by other ways than this. errdefs.ErrAlreadyExists: the identifier is taken; errdefs.ErrResourceExhausted: no free port.
 	Plug(ctx context.Context, device Device) error
-	// Unplug removes the device with that identifier and waits until the guest has let go of it. errdefs.ErrNotFound: no such device.
-	Unplug(ctx context.Context, id string) error
+	// Unplug removes the device with that identifier and waits until the guest has let go of it, which letGo tells it to (nil for a disk).
+	// errdefs.ErrNotFound: no such device.
+	Unplug(ctx context.Context, id string, letGo func(context.Context) error) error
 	// AttachMount shows the guest a mount in a share: tree, a detached mount with those below it (open_tree(2)), on path. That is a file
 	// or directory of the share, of the same kind, named from the share's directory. Nothing is mounted on the host; the mount goes
 	// when path is removed there, or with the share. tree stays the caller's to close. errdefs.ErrNotFound: no such share.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/network"
 )
@@ -62,12 +63,15 @@ func (s *Sandbox) Borrow(ctx context.Context, do func(context.Context) error) (e
 	link := s.newConnection(namespace, false, plan.Subnet)
 	// If the sandbox ends meanwhile; what a killed holder leaves of it goes with the namespace.
 	s.undo.push("disconnect the network", func(context.Context) error { return link.close() })
-	var plugged []string
+	var plugged []hypervisor.NIC
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unplugTimeout)
 		defer cancel()
-		for _, id := range plugged {
-			err = errors.Join(err, s.machine.Unplug(ctx, id))
+		for _, nic := range plugged {
+			err = errors.Join(err, s.machine.Unplug(ctx, nic.ID, func(ctx context.Context) error {
+				_, err := s.call(ctx, callTimeout, protocol.Unplug{MAC: nic.MAC.String()})
+				return err
+			}))
 		}
 		err = errors.Join(err, link.close())
 	}()
@@ -81,7 +85,7 @@ func (s *Sandbox) Borrow(ctx context.Context, do func(context.Context) error) (e
 		if err != nil {
 			return fmt.Errorf("give the VM interface %s: %w", card.Interface, err)
 		}
-		plugged = append(plugged, card.ID())
+		plugged = append(plugged, nic)
 	}
 	if _, err := s.call(ctx, connectTimeout, plan.Message); err != nil {
 		return fmt.Errorf("set the network up in the guest: %w", err)

@@ -93,7 +93,7 @@ func (s *Sandbox) unplugDisk(ctx context.Context, serial string) error {
 	if s.isLost() {
 		return nil
 	}
-	err := s.machine.Unplug(ctx, serial)
+	err := s.machine.Unplug(ctx, serial, nil)
 	if errdefs.IsNotFound(err) || s.isLost() {
 		return nil
 	}

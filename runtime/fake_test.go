@@ -75,7 +75,12 @@ func (m *fakeMachine) Plug(_ context.Context, device hypervisor.Device) error {
 	return m.plug(device)
 }
 
-func (m *fakeMachine) Unplug(_ context.Context, id string) error {
+func (m *fakeMachine) Unplug(ctx context.Context, id string, letGo func(context.Context) error) error {
+	if letGo != nil {
+		if err := letGo(ctx); err != nil {
+			return err
+		}
+	}
 	m.unplugged = append(m.unplugged, id)
 	return nil
 }

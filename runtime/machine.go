@@ -19,7 +19,7 @@ type Machine interface {
 	Wait(ctx context.Context) error
 	Stop(ctx context.Context) error
 	Plug(ctx context.Context, device hypervisor.Device) error
-	Unplug(ctx context.Context, id string) error
+	Unplug(ctx context.Context, id string, letGo func(context.Context) error) error
 	AttachMount(share, path string, tree *os.File) error
 	ResizeMemory(ctx context.Context, added int) error
 	Processes() []hypervisor.Process

@@ -71,13 +71,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	inside := &guest{}
 	server := streams.New(logger, inside)
 	rootOf := func(container string) (*os.File, error) { return inside.containers.Root(container) }
-	var clone *machine.Clone
 	a := agent.New(agent.Options{
-		Ready: func() {
-			if err := clone.TakeDevices(); err != nil {
-				logger.Error("devices of the machine are missing", "error", err)
-			}
-		},
 		Version:  version,
 		Dial:     dialHost,
 		Machine:  hardware{},
@@ -107,7 +101,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		return err
 	}
 	name := rand.Text()
-	if clone, err = park(); err != nil {
+	if err := park(); err != nil {
 		return err
 	}
 	cid, err := device.AwaitCID(ctx)
@@ -132,17 +126,13 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 }
 
 // park stops the machine, if it is to become a template. It returns in every clone of it.
-func park() (*machine.Clone, error) {
+func park() error {
 	asked, err := machine.ParkAsked()
 	if err != nil || !asked {
-		return nil, err
-	}
-	clone, err := machine.NewClone()
-	if err != nil {
-		return nil, err
+		return err
 	}
 	debug.FreeOSMemory() // what is saved is copied for each clone
-	return clone, clone.Park()
+	return machine.Park()
 }
 
 // requestServer serves machine requests.
@@ -245,6 +235,8 @@ func (hardware) AwaitDisk(ctx context.Context, serial string) (protocol.BlockDev
 	major, minor, err := machine.AwaitDisk(ctx, serial)
 	return protocol.BlockDevice{Major: major, Minor: minor}, err
 }
+
+func (hardware) Eject(mac string) error { return network.Eject(mac, machine.Eject) }
 
 func (hardware) ConfigureNetwork(ctx context.Context, m protocol.Network) error {
 	return network.Configure(ctx, m, machine.Await)

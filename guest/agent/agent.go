@@ -60,6 +60,8 @@ type Machine interface {
 	SetClock(unixNano int64) error
 	Reseed(entropy []byte) error
 	ConfigureNetwork(ctx context.Context, m protocol.Network) error
+	// Eject lets go of the network card with that hardware address, and has the host take it out.
+	Eject(mac string) error
 	// UseProcessors starts processors until at least that many run.
 	UseProcessors(count uint64) error
 	// AwaitMemory waits until at least that many bytes have been added to the machine's memory.
@@ -90,13 +92,11 @@ type SSHAgent interface {
 type Options struct {
 	Version string // the agent's
 	// Dial connects to a port of the host's.
-	Dial     func(ctx context.Context, port uint32) (net.Conn, error)
-	Machine  Machine
-	Volumes  Volumes
-	Resolver Resolver
-	SSHAgent SSHAgent
-	// Ready is called once, by a goroutine of its own: when the host has been let in for the first time. Nil: nothing is.
-	Ready      func()
+	Dial       func(ctx context.Context, port uint32) (net.Conn, error)
+	Machine    Machine
+	Volumes    Volumes
+	Resolver   Resolver
+	SSHAgent   SSHAgent
 	Containers container.Options // Reporter is set by New
 	Logger     *slog.Logger
 }
@@ -118,7 +118,6 @@ type Agent struct {
 	further    *further
 	processes  *processes
 	data       *data
-	ready      sync.Once
 	leave      sync.Once
 	leaving    chan struct{}   // closed when a Stop was carried out and answered
 	ended      context.Context // ends when the own session is to be hung up for good
@@ -195,9 +194,6 @@ func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, ente
 		return false, err
 	}
 	a.logger.Info("session ready", "own", s == a.own)
-	if a.options.Ready != nil {
-		a.ready.Do(func() { go a.options.Ready() })
-	}
 	go s.report(ctx, conn)
 	return true, a.serve(s, conn)
 }

@@ -30,6 +30,7 @@ type fakeMachine struct {
 }
 
 func (m *fakeMachine) SetClock(unixNano int64) error { m.clock = unixNano; return nil }
+func (m *fakeMachine) Eject(string) error            { return nil }
 func (m *fakeMachine) Reseed(entropy []byte) error   { m.entropy = string(entropy); return nil }
 func (m *fakeMachine) ConfigureNetwork(_ context.Context, n protocol.Network) error {
 	m.interfaces = append(m.interfaces, n.Interfaces...)

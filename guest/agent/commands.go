@@ -171,6 +171,8 @@ func (a *Agent) ordinary(ctx context.Context, message protocol.HostMessage) answ
 		return done(a.containers.Update(ctx, m))
 	case protocol.Plug:
 		return a.plug(ctx, m)
+	case protocol.Unplug:
+		return done(a.options.Machine.Eject(m.MAC))
 	case protocol.Mount:
 		return done(a.options.Volumes.Mount(m))
 	case protocol.Unmount:

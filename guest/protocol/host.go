@@ -161,6 +161,11 @@ type Plug struct {
 	Serial string `json:"serial,omitzero" wire:"default"` // of a disk
 }
 
+// Unplug has the guest let go of the network card with that hardware address, so that the host can take it out.
+type Unplug struct {
+	MAC string `json:"mac"` // "02:00:00:00:00:01"
+}
+
 // SetClock sets the guest's clock to the host's: nanoseconds since the Unix epoch.
 type SetClock struct {
 	UnixNano int64 `json:"unix_nano"`
@@ -236,6 +241,7 @@ var hostMessages = map[string]HostMessage{
 	"mount":       Mount{},
 	"unmount":     Unmount{},
 	"plug":        Plug{},
+	"unplug":      Unplug{},
 	"clock":       SetClock{},
 	"reseed":      Reseed{},
 	"cancel":      Cancel{},
@@ -268,6 +274,7 @@ func (Pod) hostMessage()        {}
 func (Mount) hostMessage()      {}
 func (Unmount) hostMessage()    {}
 func (Plug) hostMessage()       {}
+func (Unplug) hostMessage()     {}
 func (SetClock) hostMessage()   {}
 func (Reseed) hostMessage()     {}
 func (Cancel) hostMessage()     {}

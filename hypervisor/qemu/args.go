@@ -31,6 +31,9 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 		"-smp", fmt.Sprint(max(config.VCPUs, config.MaxVCPUs)),
 		"-m", memorySize(config),
 		"-object", memory(config, restore),
+		// Devices come and go as PCI Express has it, without the ACPI: its tables would describe each port, and the guest run programs of
+		// theirs for each device, which takes an emulated one longer than all else about it. That a device is there the guest is told by us.
+		"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
 		// By this the guest parks. In a machine that is not to be saved it has no effect.
 		"-device", "pvpanic", "-action", "panic=" + panicAction(config),
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD), "-mon", "chardev=monitor,mode=control",
@@ -39,7 +42,8 @@ func arguments(config hypervisor.Config, accelerator hypervisor.Accelerator, res
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
 	for i := range portCount(config) {
-		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d", port(i), firstPortSlot+i, i+1))
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,power_controller_present=off",
+			port(i), firstPortSlot+i, i+1))
 	}
 	if restore { // a kernel and its image are in the memory already
 		return append(args, "-incoming", "defer")
@@ -107,7 +111,7 @@ func kernelParameters(vcpus int, accelerator hypervisor.Accelerator) []string {
 		"console=ttyS0",
 		"panic=-1", "reboot=t", // a panic ends the machine at once, by a triple fault: there is no i8042 to reset it
 		"random.trust_cpu=on", // else the first getrandom waits a second
-		"pcie_ports=compat",   // the ports need no services, as hot-plug is ACPI's; probing for them takes time
+		"pcie_ports=compat",   // the agent looks after the ports; to probe them for services takes time
 		// The kernel starts these processors, the agent the others. To plug processors into the running machine is no way: without KVM
 		// the kernel takes itself for hardware, where none are to come.
 		fmt.Sprintf("maxcpus=%d", vcpus),

@@ -54,7 +54,7 @@ func TestDisks(t *testing.T) {
 
 	l.plugDisk(m, "disk-2", second, os.O_RDONLY)
 	guest.ask("disk disk-2", "error: open /disk-2: read-only file system")
-	l.check(m.Unplug(l.ctx, "disk-1"))
+	l.check(m.Unplug(l.ctx, "disk-1", nil))
 	if text, err := os.ReadFile(first); err != nil || !strings.HasPrefix(string(text), "by guest the host") {
 		t.Errorf("the host reads %.20q, %v", text, err)
 	}
@@ -63,7 +63,7 @@ func TestDisks(t *testing.T) {
 	l.check(os.Truncate(plain, 1<<20))
 	l.plugDisk(m, "disk-4", plain, os.O_RDWR)
 	guest.ask("disk disk-4", "a file o")
-	l.check(m.Unplug(l.ctx, "disk-4"))
+	l.check(m.Unplug(l.ctx, "disk-4", nil))
 	if text, err := os.ReadFile(plain); err != nil || !strings.HasPrefix(string(text), "by guest") || len(text) != 1<<20 {
 		t.Errorf("the host's file has %d bytes, %.20q, %v", len(text), text, err)
 	}
@@ -73,11 +73,11 @@ func TestDisks(t *testing.T) {
 	if n := len(m.devices()); n != 4 { // vsock, the controller, two disks
 		t.Errorf("%d devices", n)
 	}
-	if err := m.Unplug(l.ctx, "disk-1"); !errdefs.IsNotFound(err) {
+	if err := m.Unplug(l.ctx, "disk-1", nil); !errdefs.IsNotFound(err) {
 		t.Errorf("a second unplug: %v", err)
 	}
 	for _, disk := range []string{"disk-2", "disk-3"} {
-		l.check(m.Unplug(l.ctx, disk))
+		l.check(m.Unplug(l.ctx, disk, nil))
 	}
 	for _, process := range m.Processes() {
 		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", process.PID))

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 )
 
@@ -33,7 +34,7 @@ func TestMachine(t *testing.T) {
 	if err := m.Pause(l.ctx); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("pause of a paused machine: %v", err)
 	}
-	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsFailedPrecondition(err) {
+	if err := m.Unplug(l.ctx, "share0", nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("unplug from a paused machine: %v", err)
 	}
 	l.check(m.Resume(l.ctx))
@@ -64,11 +65,14 @@ func TestMachine(t *testing.T) {
 
 	t.Log("unplug, plug while running")
 	guest.ask("unmount", "ok")
-	l.check(m.Unplug(l.ctx, "share0"))
+	l.check(m.Unplug(l.ctx, "share0", func(context.Context) error {
+		guest.ask("eject /sys/bus/virtio/drivers/virtiofs/virtio1", "ok")
+		return nil
+	}))
 	if n := len(m.Processes()); n != 2 {
 		t.Errorf("%d processes without the share: %v", n, m.Processes())
 	}
-	if err := m.Unplug(l.ctx, "share0"); !errdefs.IsNotFound(err) {
+	if err := m.Unplug(l.ctx, "share0", nil); !errdefs.IsNotFound(err) {
 		t.Errorf("a second unplug: %v", err)
 	}
 	l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share1", Tag: "again", Dir: share}))
@@ -94,36 +98,42 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-// TestSaveRestore saves a machine without devices and makes two others of it.
+// TestSaveRestore saves a machine that has parked, and makes two others of it.
 func TestSaveRestore(t *testing.T) {
 	l := newLab(t)
 	dir := t.TempDir()
 	if _, err := l.driver.Restore(l.ctx, l.config, dir); !errdefs.IsNotFound(err) {
 		t.Errorf("restore from an empty directory: %v", err)
 	}
-	device := l.vsock()
 	m := l.boot()
-	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: l.vsock()}))
 	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("save of a machine with a device: %v", err)
 	}
 	l.check(m.Resume(l.ctx))
-	guest := l.greet(device)
-	guest.ask("remember limpets", "ok")
 	if err := m.Save(l.ctx, dir); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("save of a running machine: %v", err)
 	}
-	l.check(m.Unplug(l.ctx, "vsock0"))
-	l.check(m.Pause(l.ctx))
+	if err := m.Parked(l.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("wait for the parking of a machine that does not park: %v", err)
+	}
+	l.check(m.Stop(l.ctx))
+
+	l.config.Cmdline = append(l.config.Cmdline, protocol.ParkParameter)
+	l.config.Parks = true
+	m = l.boot()
+	l.check(m.Resume(l.ctx))
+	l.check(m.Parked(l.ctx))
 	l.check(m.Save(l.ctx, dir))
 
 	t.Log("the saved machine goes on")
-	resumed := l.vsock()
-	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock1", Socket: resumed}))
+	device := l.vsock()
+	l.check(m.Plug(l.ctx, hypervisor.Vsock{ID: "vsock0", Socket: device}))
 	l.check(m.Resume(l.ctx))
-	l.greet(resumed).ask("recall", "limpets")
+	l.greet(device).ask("recall", "parked")
 	l.check(m.Stop(l.ctx))
 
+	l.config.Parks = false
 	for range 2 {
 		device := l.vsock()
 		m := l.own(l.driver.Restore(l.ctx, l.config, dir))
@@ -131,7 +141,7 @@ func TestSaveRestore(t *testing.T) {
 		l.check(m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: t.TempDir()}))
 		l.check(m.Resume(l.ctx))
 		guest := l.greet(device)
-		guest.ask("recall", "limpets")
+		guest.ask("recall", "parked")
 		guest.ask("mount limpet", "ok")
 	}
 

@@ -257,19 +257,19 @@ func (m *machine) removeBackend(ctx context.Context, plan device) error {
 }
 
 // Unplug implements hypervisor.Machine.
-func (m *machine) Unplug(ctx context.Context, id string) error {
+func (m *machine) Unplug(ctx context.Context, id string, letGo func(context.Context) error) error {
 	end, err := m.begin(ctx, "unplug a device from", running)
 	if err != nil {
 		return err
 	}
 	defer end()
-	if err := m.unplug(ctx, id); err != nil {
+	if err := m.unplug(ctx, id, letGo); err != nil {
 		return fmt.Errorf("unplug %s from machine %s: %w", id, m.plan.config.Name, err)
 	}
 	return nil
 }
 
-func (m *machine) unplug(ctx context.Context, id string) error {
+func (m *machine) unplug(ctx context.Context, id string, letGo func(context.Context) error) error {
 	m.mu.Lock()
 	plugged := m.plugged[id]
 	m.mu.Unlock()
@@ -282,6 +282,11 @@ func (m *machine) unplug(ctx context.Context, id string) error {
 	defer gone.forget()
 	if err := m.monitor.execute(ctx, "device_del", map[string]any{"id": id}); err != nil {
 		return err
+	}
+	if letGo != nil {
+		if err := letGo(ctx); err != nil {
+			return err
+		}
 	}
 	event, err := gone.wait(ctx)
 	if err != nil {

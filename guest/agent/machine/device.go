@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Await waits for a device: it calls try now and after every event of the kernel's device model, until try says that it is done
-// or fails. It listens before it tries again, so no event is missed.
+// Await waits for a device: it calls try now, once the kernel has looked for new devices, and after every event of its device model, until
+// try says that it is done or fails. It listens before it tries again, so no event is missed.
 func Await(ctx context.Context, try func() (done bool, err error)) error {
 	if done, err := try(); done || err != nil {
 		return err
@@ -21,6 +21,9 @@ func Await(ctx context.Context, try func() (done bool, err error)) error {
 		return fmt.Errorf("listen for device events: %w", err)
 	}
 	defer events.Close()
+	if err := FindDevices(); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { events.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// Larger than any event: its content does not matter, that there was one does.

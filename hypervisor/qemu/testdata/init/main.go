@@ -1,5 +1,5 @@
 // Command init is PID 1 of the guests of the driver's tests. It dials the host as soon as there is a vsock device and does what the
-// host says, one line each. When the connection is lost it dials again as soon as there is a device.
+// host says, one line each. If it is asked to by the kernel's parameters, it parks before.
 package main
 
 import (
@@ -27,29 +27,22 @@ func main() {
 		must(unix.Mount(kind, target, kind, 0, ""))
 	}
 	must(os.MkdirAll("/share", 0o755))
-	var err error
-	uevents, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	park, err := machine.ParkAsked()
 	must(err)
-	must(unix.Bind(uevents, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}))
+	remembered = "parked"
+	if park {
+		must(machine.Park())
+	}
 	fmt.Println("init: ready")
 	for {
-		if conn, err := dial(); err == nil {
-			serve(conn)
-			_ = conn.Close()
-			continue
-		}
-		awaitDevices()
-	}
-}
-
-// uevents is the kernel's socket for news of devices.
-var uevents int
-
-// awaitDevices returns when a device has come or gone.
-func awaitDevices() {
-	_, err := unix.Read(uevents, make([]byte, 8192))
-	if err != unix.ENOBUFS { // news were lost, so there were some
-		must(err)
+		var conn net.Conn
+		must(machine.Await(context.Background(), func() (bool, error) {
+			var err error
+			conn, err = dial()
+			return err == nil, nil
+		}))
+		serve(conn)
+		_ = conn.Close()
 	}
 }
 
@@ -94,14 +87,11 @@ func do(verb, argument string) (string, error) {
 	case "recall":
 		return remembered, nil
 	case "mount":
-		err := unix.Mount(argument, "/share", "virtiofs", 0, "")
-		for err == unix.EINVAL { // no such tag yet
-			awaitDevices()
-			err = unix.Mount(argument, "/share", "virtiofs", 0, "")
-		}
-		return "ok", err
+		return "ok", machine.MountShare(context.Background(), argument, "/share")
 	case "unmount":
 		return "ok", unix.Unmount("/share", 0)
+	case "eject":
+		return "ok", machine.Eject(argument)
 	case "read":
 		text, err := os.ReadFile(argument)
 		return strings.TrimSpace(string(text)), err

@@ -1,0 +1,97 @@
+package machine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// The host plugs devices into slots: PCI Express ports of the root bus, with one place behind each. The kernel has no driver that would
+// attend to them: it looks for a device when it is told to, and a device goes when its slot is turned off.
+
+const (
+	// lookFiles match the files by which the kernel is told to look for a device behind a port of the root bus, and look is what it is told.
+	lookFiles = "/sys/bus/pci/devices/0000:00:*/pci_bus/*/rescan"
+	look      = "1"
+)
+
+// slots returns the files of the slots, in the order of their places on the root bus.
+func slots() ([]string, error) {
+	files, err := filepath.Glob(lookFiles)
+	slices.Sort(files)
+	return files, err
+}
+
+// FindDevices has the kernel look for devices that are new in the slots, and take them into use.
+func FindDevices() error {
+	files, err := slots()
+	for _, file := range files {
+		err = errors.Join(err, os.WriteFile(file, []byte(look), 0))
+	}
+	if err != nil {
+		return fmt.Errorf("look for new devices: %w", err)
+	}
+	return nil
+}
+
+// Parts of a PCI Express port's configuration space (PCI Express Base Specification, 7.5): where its list of capabilities begins, the
+// identifier of the one of PCI Express, the place in it of the slot's control, and the bits there that turn power and its light off.
+const (
+	capabilitiesPointer = 0x34
+	expressCapability   = 0x10
+	slotControl         = 0x18
+	powerOff            = 0x0400 | 0x0300
+	// maxCapabilities is how many fit into the 256 bytes.
+	maxCapabilities = 48
+)
+
+// Eject lets go of a virtio device, which is named by its directory in sysfs, and turns its slot off.
+func Eject(virtioDevice string) error {
+	device, err := filepath.EvalSymlinks(virtioDevice) // PORT/FUNCTION/virtioN
+	if err != nil {
+		return fmt.Errorf("eject a device: %w", err)
+	}
+	function := filepath.Dir(device)
+	port := filepath.Dir(function)
+	if err := os.WriteFile(filepath.Join(function, "remove"), []byte("1"), 0); err != nil {
+		return fmt.Errorf("eject a device: %w", err)
+	}
+	config, err := os.OpenFile(filepath.Join(port, "config"), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("eject a device: %w", err)
+	}
+	defer config.Close()
+	if err := turnOff(config); err != nil {
+		return fmt.Errorf("eject a device: turn its slot off: %w", err)
+	}
+	return nil
+}
+
+// turnOff turns the slot off whose port has this configuration space.
+func turnOff(config interface {
+	io.ReaderAt
+	io.WriterAt
+}) error {
+	var next [1]byte
+	if _, err := config.ReadAt(next[:], capabilitiesPointer); err != nil {
+		return err
+	}
+	for range maxCapabilities {
+		var head [2]byte // identifier, place of the next
+		if _, err := config.ReadAt(head[:], int64(next[0])); err != nil {
+			return err
+		}
+		if head[0] == expressCapability {
+			_, err := config.WriteAt(binary.LittleEndian.AppendUint16(nil, powerOff), int64(next[0])+slotControl)
+			return err
+		}
+		if next[0] = head[1]; next[0] == 0 {
+			break
+		}
+	}
+	return errors.New("its port is none of PCI Express")
+}
