@@ -56,8 +56,8 @@ type Config struct {
 }
 
 const (
-	// DefaultPorts is enough for a vsock, a share, and two of: added memory, network cards.
-	DefaultPorts = 4
+	// DefaultPorts is enough for a vsock, a share, and six of: added memory, disks, network cards.
+	DefaultPorts = 8
 	// MaxPorts is how many places the root bus has beside those of the machine itself.
 	MaxPorts = 28
 )

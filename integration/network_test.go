@@ -138,7 +138,7 @@ func TestNetworkOfKilledShim(t *testing.T) {
 	}
 }
 
-// TestNetworkOfSeveral gives a container two interfaces, and does not start one that has three: a machine has room for two.
+// TestNetworkOfSeveral gives a container two interfaces, and does not start one that has seven: a machine has room for six.
 func TestNetworkOfSeveral(t *testing.T) {
 	s := limpetOnly(t)
 	pod, world := s.netns("pod"), s.netns("world")
@@ -157,9 +157,11 @@ func TestNetworkOfSeveral(t *testing.T) {
 	if want := "aux0\neth0\nlo\n1\n1\n"; got != want {
 		t.Errorf("the container wrote %q, want %q", got, want)
 	}
-	more("aux1", "10.8.0")
+	for i := range 5 {
+		more(fmt.Sprint("more", i), fmt.Sprint("10.8.", i))
+	}
 	if result := s.run(netns, "true"); result.Code == 0 || !strings.Contains(result.Stderr, "connect its network: give the VM interface") {
-		t.Errorf("three interfaces: %d, %s", result.Code, result.Stderr)
+		t.Errorf("seven interfaces: %d, %s", result.Code, result.Stderr)
 	}
 }
 

@@ -14,19 +14,15 @@ import (
 	"github.com/limpet-run/limpet/runtime/template"
 )
 
-const (
-	// templatePorts is how many devices a clone can have beside its vsock and its share: added memory, disks, and network cards, of which
-	// a container on several networks has some. What needs more boots.
-	templatePorts = 8
-	// wakeTimeout is how long a clone's agent may take to call: under emulation it takes a fifth of a second, and on a very busy host
-	// seconds. After that the sandbox boots.
-	wakeTimeout = 20 * time.Second
-)
+// wakeTimeout is how long a clone's agent may take to call: under emulation it takes a fifth of a second, and on a very busy host
+// seconds. After that the sandbox boots.
+const wakeTimeout = 20 * time.Second
 
 // startClone starts a machine as a clone, and returns when its agent is ready. On error everything is undone but the template.
 func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver, parent *undo) (_ started, err error) {
-	if needed := plan.ports(); needed > templatePorts {
-		return started{}, fmt.Errorf("it needs %d places for devices, and a clone has %d: %w", needed, templatePorts, errdefs.ErrResourceExhausted)
+	if needed := plan.ports(); needed > hypervisor.DefaultPorts {
+		return started{}, fmt.Errorf("it needs %d ports for devices, and a clone has %d: %w", needed, hypervisor.DefaultPorts,
+			errdefs.ErrResourceExhausted)
 	}
 	done := plan.times.stage("template")
 	store := template.Open(plan.config.Template.Dir)
@@ -71,7 +67,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 
 // template describes the machine that sandboxes of this configuration are clones of.
 func (p *machinePlan) template() hypervisor.Config {
-	config := p.machine(p.bare, templatePorts)
+	config := p.machine(p.bare, hypervisor.DefaultPorts)
 	config.Cmdline = append(config.Cmdline, protocol.ParkParameter)
 	return config
 }

@@ -72,9 +72,9 @@ func newPod(ctx context.Context, s *Sandbox, plan *oci.Pod) (*Pod, error) {
 	if err = errors.Join(err, namespace.Close()); err != nil {
 		return nil, fmt.Errorf("the pod's network namespace %s: %w", plan.NetNS, err)
 	}
-	if cards := len(p.network.Cards); ports(cards) > hypervisor.MaxPorts {
+	if cards := len(p.network.Cards); minPorts+cards > hypervisor.MaxPorts {
 		return nil, fmt.Errorf("the pod's network namespace %s has %d interfaces that are up: a VM has room for %d: %w", plan.NetNS, cards,
-			hypervisor.MaxPorts-hypervisor.DefaultPorts, errdefs.ErrResourceExhausted)
+			hypervisor.MaxPorts-minPorts, errdefs.ErrResourceExhausted)
 	}
 	return p, nil
 }

@@ -133,16 +133,17 @@ type vsockGuest struct {
 // Listen implements Guest.
 func (g vsockGuest) Listen(port uint32) (vsock.Listener, error) { return g.device.Listen(port) }
 
-// ports is how many ports the machine needs that has so many network cards from the start: there is room for others.
-func ports(nics int) int { return hypervisor.DefaultPorts + nics }
+// minPorts is how many ports a machine needs beside those of its first network cards: for vsock, share, added memory, and a card that
+// comes later.
+const minPorts = 4
 
-// ports is how many ports the machine needs. A pod's has room for disks in any case.
+// ports is how many ports the machine has: all have the same number, unless one needs more.
 func (p *machinePlan) ports() int {
-	count := ports(len(p.nics))
-	if p.disks || p.storage != nil {
-		count++
+	needed := minPorts + len(p.nics)
+	if p.disks || p.storage != nil { // those of a pod may still come
+		needed++
 	}
-	return count
+	return max(needed, hypervisor.DefaultPorts)
 }
 
 // makeParts makes the paused machine and its vsock device. The machine is to stop before its device goes.

@@ -224,7 +224,7 @@ func TestDisks(t *testing.T) {
 	remove(create("c1", "rwm"), "disk-1", "disk-2", "disk-3")
 }
 
-// TestRoomForDisks: a machine whose first container has a disk has a port more.
+// TestRoomForDisks: a machine with many cards whose first container has a disk has a port more.
 func TestRoomForDisks(t *testing.T) {
 	without := newTestSandbox(t)
 	with := newWorld(t)
@@ -236,6 +236,8 @@ func TestRoomForDisks(t *testing.T) {
 	if err := sandbox.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
+	with.plan.nics = make([]hypervisor.NIC, hypervisor.DefaultPorts)
+	without.plan.nics = with.plan.nics
 	if got, want := with.plan.ports(), without.plan.ports()+1; got != want {
 		t.Errorf("%d ports, want %d", got, want)
 	}
