@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -73,25 +72,11 @@ type Container struct {
 
 // CreateContainer makes a container, whose init process is not yet started. On error everything is undone.
 func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions) (*Container, error) {
-	c, err := s.planContainer(options)
+	c, err := s.mountContainer(ctx, options)
 	if err != nil {
-		options.IO.close()
-		return nil, fmt.Errorf("create container %s: %w", options.ID, err)
-	}
-	if err := c.create(ctx, options.Rootfs); err != nil {
-		c.init.streams.close()
-		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		err = errors.Join(fmt.Errorf("create container %s: %w", c.id, err), c.undo.run(undoCtx, newTrace()))
-		s.forget(c, c.init)
 		return nil, err
 	}
-	c.mu.Lock()
-	c.life.mustMove(containerActive)
-	c.mu.Unlock()
-	c.note()
-	go c.followAnchor()
-	return c, nil
+	return c.finish(ctx, c.stand, c.show)
 }
 
 // planContainer makes the container as far as nothing is changed by it, and claims its identifier.

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -27,12 +28,64 @@ const (
 // guestDir is a container's part of the share as the guest sees it.
 func guestDir(id string) string { return path.Join(guestShare, id) }
 
-// create does the steps of CreateContainer that change host and guest.
-func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
+// newContainer is a container that is being made. Its steps are mountContainer, stand and show, of which only the last one takes the
+// machine and its guest; then finish, or abandon.
+type newContainer struct {
+	*Container
+	root  string // directory of its root file system
+	times *trace
+}
+
+// mountContainer plans a container and mounts its root file system. On error nothing is left of it.
+func (s *Sandbox) mountContainer(ctx context.Context, options ContainerOptions) (*newContainer, error) {
 	times := newTrace()
+	planned, err := s.planContainer(options)
+	if err != nil {
+		options.IO.close()
+		return nil, fmt.Errorf("create container %s: %w", options.ID, err)
+	}
+	c := &newContainer{Container: planned, times: times}
+	if err := c.mount(options.Rootfs); err != nil {
+		return nil, errors.Join(fmt.Errorf("create container %s: %w", c.id, err), c.abandon(ctx))
+	}
+	return c, nil
+}
+
+// finish carries out steps, at the same time, and makes the container one that is there. On error nothing is left of it.
+func (c *newContainer) finish(ctx context.Context, steps ...func(context.Context) error) (*Container, error) {
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, step := range steps {
+		group.Go(func() error { return step(groupCtx) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(fmt.Errorf("create container %s: %w", c.id, err), c.abandon(ctx))
+	}
+	c.mu.Lock()
+	c.life.mustMove(containerActive)
+	c.mu.Unlock()
+	c.times.log(ctx, c.log, "container created")
+	c.sandbox.addPart(PartCreate, c.times)
+	c.note()
+	go c.followAnchor()
+	return c.Container, nil
+}
+
+// abandon takes back what was made of the container.
+func (c *newContainer) abandon(ctx context.Context) error {
+	c.init.streams.close()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	err := c.undo.run(ctx, newTrace())
+	c.sandbox.forget(c.Container, c.init)
+	return err
+}
+
+// mount mounts the root file system and looks for what is wrong with it.
+func (c *newContainer) mount(rootfs []mount.Mount) (err error) {
+	defer c.times.stage("rootfs")()
 	dir := c.sandbox.dir
 	if err := dir.updateContainer(c.id, func(record *containerRecord) {
-		record.Bundle, record.Created = c.bundle, times.began
+		record.Bundle, record.Created = c.bundle, c.times.began
 		if len(rootfs) > 0 {
 			record.Rootfs = filepath.Join(c.bundle, rootfsDir)
 		}
@@ -42,30 +95,36 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 	c.undo.push("forget the container", func(context.Context) error {
 		return dir.update(func(record *record) { delete(record.Containers, c.id) })
 	})
-	done := times.stage("rootfs")
-	root, err := c.mountRootfs(rootfs)
-	if err != nil {
+	if c.root, err = c.mountRootfs(rootfs); err != nil {
 		return err
 	}
-	if err := c.checkRootfs(root); err != nil {
+	if err := c.checkRootfs(c.root); err != nil {
 		return err
 	}
-	if err := c.writeResolvConf(); err != nil {
-		return err
-	}
-	if err := c.fillShare(ctx, root); err != nil {
+	return c.writeResolvConf()
+}
+
+// stand starts what stands for the container on the host.
+func (c *newContainer) stand(ctx context.Context) error {
+	defer c.times.stage("anchor")()
+	return c.startAnchor(ctx, c.root)
+}
+
+// show shows the container to the guest, which looks at its rootfs while the machine grows.
+func (c *newContainer) show(ctx context.Context) error {
+	done := c.times.stage("share")
+	if err := c.fillShare(ctx, c.root); err != nil {
 		return err
 	}
 	done()
 	c.enlist()
-	// The guest looks at the rootfs, and the machine grows, while the host side is made.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		defer times.stage("size")()
+		defer c.times.stage("size")()
 		return c.sandbox.grow(ctx)
 	})
 	group.Go(func() error {
-		defer times.stage("prepare")()
+		defer c.times.stage("prepare")()
 		if err := c.makeVolumes(ctx); err != nil {
 			return err
 		}
@@ -74,16 +133,7 @@ func (c *Container) create(ctx context.Context, rootfs []mount.Mount) error {
 		}
 		return c.prepareGuest(ctx)
 	})
-	group.Go(func() error {
-		defer times.stage("anchor")()
-		return c.startAnchor(ctx, root)
-	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	times.log(ctx, c.log, "container created")
-	c.sandbox.keep(PartCreate, times)
-	return nil
+	return group.Wait()
 }
 
 // mountRootfs mounts the container's root file system and returns its directory: an empty one if it is in the guest.

@@ -208,3 +208,75 @@ func TestHookTimeout(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestFirstContainer makes a sandbox with its first container: what the host does for that does not wait for the machine.
+func TestFirstContainer(t *testing.T) {
+	w := newWorld(t)
+	options := w.options(t)
+	options.First = &ContainerOptions{ID: "c1", Bundle: w.bundle}
+	sandbox, err := newSandbox(t.Context(), options, func(ctx context.Context, plan machinePlan, undo *undo) (started, error) {
+		for ctx.Err() == nil { // the container's anchor is written down by others
+			if record, err := readRecord(plan.dir.path); err != nil || record.Containers["c1"].Anchor != nil {
+				break
+			}
+		}
+		return w.platform(ctx, plan, undo)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := sandbox.First()
+	if first == nil || first.Init().Status().State != StateCreated {
+		t.Fatalf("got %+v", first)
+	}
+	if _, err := sandbox.CreateContainer(t.Context(), *options.First); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("again: %v", err)
+	}
+	if prepared := got[protocol.Prepare](w.fakeGuest); len(prepared) != 1 || prepared[0].ContainerID != "c1" {
+		t.Errorf("prepared %+v", prepared)
+	}
+	if err := sandbox.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFirstContainerFails has a first container, or its machine, that cannot be made: nothing is left of either.
+func TestFirstContainerFails(t *testing.T) {
+	broken := errors.New("no machine today")
+	for name, test := range map[string]struct {
+		program  string
+		platform func(w *world) platform
+		want     string
+	}{
+		"no program": {"/nowhere", func(*world) platform {
+			return func(ctx context.Context, _ machinePlan, _ *undo) (started, error) { // it takes for ever
+				<-ctx.Done()
+				return started{}, ctx.Err()
+			}
+		}, `create container c1: program "/nowhere" is not in its root file system`},
+		"no machine": {"/proc/self/exe", func(*world) platform {
+			return func(context.Context, machinePlan, *undo) (started, error) { return started{}, broken }
+		}, "start sandbox box: no machine today"},
+		"the guest refuses it": {"/proc/self/exe", func(w *world) platform {
+			w.fakeGuest.answer = func(_ context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
+				if _, ok := message.(protocol.Prepare); ok {
+					return nil, broken
+				}
+				return nil, nil
+			}
+			return w.platform
+		}, "create container c1: prepare it in the guest: no machine today"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t) // which looks for what is left
+			w.bundle = writeBundle(t, func(spec *specs.Spec) { spec.Process.Args = []string{test.program} })
+			options, output := w.options(t), newBuffer()
+			options.First = &ContainerOptions{ID: "c1", Bundle: w.bundle, IO: IO{Stdout: output}}
+			_, err := newSandbox(t.Context(), options, test.platform(w))
+			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+			wait(t, output.closed, "its output is closed")
+		})
+	}
+}

@@ -19,6 +19,8 @@ type SandboxOptions struct {
 	Config   config.Config
 	Observer Observer
 	Logger   *slog.Logger
+	// First is the container that is made with the sandbox, see Sandbox.First. Nil: none.
+	First *ContainerOptions
 	// Before is what was done for the sandbox before NewSandbox, in order: its trace begins with it. May be empty.
 	Before []Stage
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
@@ -54,6 +55,7 @@ type Sandbox struct {
 	machine   Machine           // nil before it is started
 	guest     Guest
 	undo      undo
+	first     *Container // see First
 
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
@@ -84,8 +86,9 @@ type Sandbox struct {
 	parts      []TracePart           // of the trace; replaced and not changed
 }
 
-// NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet. On error
-// everything is undone, and the error shows the last lines of the guest's console if there are any.
+// NewSandbox makes a sandbox whose machine is up and whose agent is ready for containers. It has no container yet, or that of
+// SandboxOptions.First. On error everything is undone, and the error of a machine that does not come up shows the last lines of the
+// guest's console if there are any.
 func NewSandbox(ctx context.Context, options SandboxOptions) (*Sandbox, error) {
 	return newSandbox(ctx, options, startQEMU)
 }
@@ -108,34 +111,78 @@ func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*S
 		s.began = before.began
 		s.addPart(PartShim, before)
 	}
-	if err := s.start(ctx, options, start, times); err != nil {
+	if err := s.make(ctx, options, start, times); err != nil {
 		s.fail(err)
-		err = fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return nil, errors.Join(err, s.undo.run(undoCtx, newTrace()))
 	}
-	times.log(ctx, s.log, "sandbox started")
-	s.keep(PartSandbox, times)
 	return s, nil
 }
 
-// start does the steps of NewSandbox.
-func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platform, times *trace) (err error) {
+// make does the steps of NewSandbox. What the host does for the first container it does while the machine comes up.
+func (s *Sandbox) make(ctx context.Context, options SandboxOptions, start platform, times *trace) error {
 	asked, err := options.asked()
-	if err != nil {
-		return err
+	var plan machinePlan
+	if err == nil {
+		plan, err = s.prepare(ctx, options, asked, times)
 	}
+	if err != nil {
+		return fmt.Errorf("start sandbox %s: %w", s.id, err)
+	}
+	if plan.storage != nil {
+		defer plan.storage.Close()
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := s.start(groupCtx, asked.pod, plan, start); err != nil {
+			return fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
+		}
+		times.log(ctx, s.log, "sandbox started")
+		s.keep(PartSandbox, times)
+		return nil
+	})
+	var first *newContainer
+	var waited func()
+	if options.First != nil && asked.pod == nil {
+		group.Go(func() (err error) {
+			if first, err = s.mountContainer(ctx, *options.First); err != nil {
+				return err
+			}
+			if err := first.stand(ctx); err != nil {
+				return fmt.Errorf("create container %s: %w", first.id, err)
+			}
+			waited = first.times.stage("machine")
+			return nil
+		})
+	}
+	err = group.Wait()
+	switch {
+	case first == nil:
+	case err == nil:
+		waited()
+		s.first, err = first.finish(ctx, first.show)
+	default:
+		err = errors.Join(err, first.abandon(ctx))
+	}
+	return err
+}
+
+// First is the container of SandboxOptions.First, nil if there was none. The sandbox of a pod is made without it.
+func (s *Sandbox) First() *Container { return s.first }
+
+// prepare makes what a sandbox has before its machine, and plans that.
+func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked asked, times *trace) (plan machinePlan, err error) {
 	configuration, err := options.Config.WithAnnotations(asked.annotations)
 	if err != nil {
-		return err
+		return plan, err
 	}
 	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
-		return err
+		return plan, err
 	}
 	bare, err := hostFrame(configuration.VM, demand{})
 	if err != nil {
-		return err
+		return plan, err
 	}
 	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
@@ -145,49 +192,49 @@ func (s *Sandbox) start(ctx context.Context, options SandboxOptions, start platf
 	}
 	s.dir, err = createStateDir(ctx, configuration.StateDir, first)
 	if err != nil {
-		return err
+		return plan, err
 	}
 	s.undo.push("remove the state directory", s.dir.remove)
 	done()
 	done = times.stage("cgroup")
 	if err := s.makeCgroup(asked.cgroupsPath); err != nil {
-		return err
+		return plan, err
 	}
 	done()
+	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
+		return plan, err
+	}
+	storage, err := openStorage(configuration.Storage)
+	if err != nil {
+		return plan, err
+	}
+	return machinePlan{
+		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
+	}, nil
+}
 
-	boot := time.Duration(configuration.Timeouts.Boot)
+// start brings the machine up and lets others reach it.
+func (s *Sandbox) start(ctx context.Context, pod *oci.Pod, plan machinePlan, start platform) error {
+	boot := time.Duration(plan.config.Timeouts.Boot)
 	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
 		"the guest did not come up, or this host is too slow for that time", boot))
 	defer cancel()
-	storage, err := openStorage(configuration.Storage)
-	if err != nil {
-		return err
-	}
-	if storage != nil {
-		defer storage.Close()
-	}
-	plan := machinePlan{
-		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
-		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
-	}
-	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
-		return err
-	}
-	if err := s.bring(ctx, asked.pod, plan, start); err != nil {
+	if err := s.bring(ctx, pod, plan, start); err != nil {
 		// What a cancelled step says of it is less than what cancelled it.
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 		return err
 	}
-	if err := s.resolveNames(ctx, times); err != nil {
+	if err := s.resolveNames(ctx, plan.times); err != nil {
 		return err
 	}
 	if err := s.openDoors(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	err = s.life.move(sandboxRunning)
+	err := s.life.move(sandboxRunning)
 	s.mu.Unlock()
 	if err != nil { // the machine has ended meanwhile
 		return s.whyLost()
@@ -364,7 +411,7 @@ func (s *Sandbox) Container(id string) (*Container, error) {
 func (s *Sandbox) claimContainer(c *Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.life.state != sandboxRunning {
+	if !s.life.in(sandboxCreating, sandboxRunning) { // its first container is made with it
 		return fmt.Errorf("sandbox %s is %s: %w", s.id, s.life.state, errdefs.ErrUnavailable)
 	}
 	if s.containers[c.id] != nil {

@@ -53,7 +53,7 @@ func TestTrace(t *testing.T) {
 		t.Errorf("a sandbox: %q", got)
 	}
 	container := w.create(t, IO{})
-	if want = append(want, "create: anchor prepare rootfs size"); !slices.Equal(parts(), want) {
+	if want = append(want, "create: anchor prepare rootfs share size"); !slices.Equal(parts(), want) {
 		t.Errorf("created: %q", parts())
 	}
 	if err := container.Init().Start(t.Context()); err != nil {

@@ -15,7 +15,7 @@ import (
 
 // Runtime makes sandboxes. Its errors are typed with errdefs.
 type Runtime interface {
-	// NewSandbox returns a sandbox that is ready for containers. On error nothing is left of it.
+	// NewSandbox returns a sandbox that is ready for containers. On error nothing is left of it, nor of its first container.
 	NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error)
 	// Cleanup removes what a sandbox whose shim is gone left behind for the bundle. Nothing there is no error.
 	Cleanup(ctx context.Context, bundle string) error
@@ -28,6 +28,8 @@ type SandboxOptions struct {
 	// Pod is the pod to make if it has no pause container.
 	Pod     *oci.Pod
 	Options RuntimeOptions
+	// First is the container for which the sandbox is made, see Sandbox.First. Nil: none.
+	First *runtime.ContainerOptions
 	// OOM is called when the guest ran out of memory in a container, before Wait of the process killed for it returns. It does not block.
 	OOM    func(containerID string)
 	Logger *slog.Logger
@@ -38,6 +40,8 @@ type SandboxOptions struct {
 type Sandbox interface {
 	// Pod is what stands for the sandbox of a pod, its pause container if it has one; nil for a sandbox that is none.
 	Pod() Container
+	// First is the container that was made with the sandbox, where that could be: that of SandboxOptions.First, or nil.
+	First() Container
 	CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error)
 	Stop(ctx context.Context) error
 }
@@ -84,6 +88,7 @@ func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox
 		Config:    configuration,
 		Observer:  observer{options.OOM},
 		Logger:    options.Logger,
+		First:     options.First,
 		Before:    options.Before,
 	})
 	if err != nil {
@@ -122,6 +127,13 @@ type microVM struct{ *runtime.Sandbox }
 func (s microVM) Pod() Container {
 	if pod := s.Sandbox.Pod(); pod != nil {
 		return pause{pod}
+	}
+	return nil
+}
+
+func (s microVM) First() Container {
+	if first := s.Sandbox.First(); first != nil {
+		return vmContainer{first}
 	}
 	return nil
 }

@@ -56,6 +56,12 @@ func (r *fakeRuntime) NewSandbox(ctx context.Context, options SandboxOptions) (S
 		sandbox.pod.init = newFakeProcess(sandbox.pod, "", runtime.IO{})
 		sandbox.pod.init.hook = func(p *fakeProcess) { _ = p.container.set(runtime.StateRunning) }
 	}
+	if options.First != nil {
+		var err error
+		if sandbox.first, err = sandbox.CreateContainer(ctx, *options.First); err != nil {
+			return nil, err
+		}
+	}
 	r.sandboxes = append(r.sandboxes, sandbox)
 	return sandbox, nil
 }
@@ -71,6 +77,7 @@ type fakeSandbox struct {
 	runtime    *fakeRuntime
 	options    SandboxOptions
 	pod        *fakeContainer // nil: it is none
+	first      Container
 	failCreate error
 	hold       func(ctx context.Context) error // called by each creation, if set
 
@@ -85,6 +92,8 @@ func (s *fakeSandbox) Pod() Container {
 	}
 	return s.pod
 }
+
+func (s *fakeSandbox) First() Container { return s.first }
 
 func (s *fakeSandbox) CreateContainer(ctx context.Context, options runtime.ContainerOptions) (Container, error) {
 	if s.hold != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/limpet-run/limpet/runtime"
 )
 
 const (
@@ -162,18 +164,29 @@ func (s *service) made(id string) {
 	}
 }
 
-// sandboxFor returns the sandbox and makes it if there is none; called is when containerd's call for it came. One caller makes it and the others wait for that one.
-func (s *service) sandboxFor(ctx context.Context, bundle string, options RuntimeOptions, called time.Time) (Sandbox, error) {
+// containerFor makes a container, and the sandbox with it if there is none. One caller makes that and the others wait for that one. called
+// is when containerd's call came.
+func (s *service) containerFor(ctx context.Context, container runtime.ContainerOptions, options RuntimeOptions, called time.Time,
+) (Container, error) {
 	slot, claimed := s.claimSandbox()
 	if claimed {
-		return s.makeSandbox(ctx, slot, SandboxOptions{Bundle: bundle, Options: options}, called)
+		made, err := s.makeSandbox(ctx, slot, SandboxOptions{Bundle: container.Bundle, Options: options, First: &container}, called)
+		if err != nil {
+			return nil, err
+		}
+		if first := made.First(); first != nil {
+			return first, nil
+		}
 	}
 	select {
 	case <-slot.done:
-		return slot.sandbox, slot.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if slot.err != nil {
+		return nil, slot.err
+	}
+	return slot.sandbox.CreateContainer(ctx, container)
 }
 
 // claimSandbox takes the place of the sandbox; makeSandbox follows. If it is taken, the second result is false.

@@ -51,16 +51,12 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (mad
 			streams.close()
 		}
 	}()
-	sandbox, err := s.sandboxFor(ctx, r.Bundle, options, called)
-	if err != nil {
-		return nil, err
-	}
-	container, err := sandbox.CreateContainer(ctx, runtime.ContainerOptions{
+	container, err := s.containerFor(ctx, runtime.ContainerOptions{
 		ID:     r.ID,
 		Bundle: r.Bundle,
 		Rootfs: mount.FromProto(r.Rootfs),
 		IO:     streams.io,
-	})
+	}, options, called)
 	if err != nil {
 		return nil, err
 	}
