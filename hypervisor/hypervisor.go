@@ -48,6 +48,8 @@ type Config struct {
 	MaxMemoryMiB int
 	// Ports is how many devices can be plugged, added memory included, up to MaxPorts. 0: DefaultPorts.
 	Ports int
+	// Shares are to be plugged: their daemons start with the machine, so that Plug does not wait for them.
+	Shares []Share
 	// Parks lets the guest stop the machine, see Machine.Parked.
 	Parks bool
 	// PrivateMemory has a restored machine use the saved memory itself and copy the pages that it writes. No device of a vhost-user

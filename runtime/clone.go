@@ -46,6 +46,8 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		}
 	}()
 	machine, guest, err := assemble(ctx, plan, steps, func(ctx context.Context) (hypervisor.Machine, error) {
+		config := config // what only the clone has is no part of the template
+		config.Shares = []hypervisor.Share{plan.share()}
 		machine, err := driver.Restore(ctx, config, dir)
 		spoilt = err != nil && !errdefs.IsNotFound(err) // it was removed meanwhile
 		return machine, err

@@ -37,7 +37,9 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (started, erro
 		plan.log.Warn("the sandbox boots: it cannot be a clone", "error", err)
 	}
 	machine, guest, err := assemble(ctx, plan, undo, func(ctx context.Context) (hypervisor.Machine, error) {
-		return driver.Boot(ctx, plan.machine(plan.frame, plan.ports()))
+		config := plan.machine(plan.frame, plan.ports())
+		config.Shares = []hypervisor.Share{plan.share()}
+		return driver.Boot(ctx, config)
 	})
 	return started{machine: machine, guest: guest, frame: plan.frame}, err
 }
@@ -102,6 +104,11 @@ func (p *machinePlan) machine(frame frame, ports int) hypervisor.Config {
 		Ports:       ports,
 		Accelerator: hypervisor.Accelerator(p.config.Hypervisor.Accelerator),
 	}
+}
+
+// share is the file share as a device of the machine.
+func (p *machinePlan) share() hypervisor.Share {
+	return hypervisor.Share{ID: shareDevice, Tag: shareTag, Dir: p.dir.share()}
 }
 
 // attachTools shows the guest the programs that it starts when they are asked for. A host that has none gets a sandbox all the same.
@@ -182,9 +189,7 @@ func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, dev
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	parts := []hypervisor.Device{
-		hypervisor.Share{ID: shareDevice, Tag: shareTag, Dir: plan.dir.share()},
-	}
+	parts := []hypervisor.Device{plan.share()}
 	for _, nic := range plan.nics {
 		parts = append(parts, nic)
 	}

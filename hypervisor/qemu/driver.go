@@ -187,8 +187,12 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, errors.Join(err, ours.Close(), memory.Close())
 	}
+	servers := p.serveAll()
 	monitor, err := newMonitor(ctx, ours)
 	if err != nil {
+		for _, server := range servers {
+			server.end()
+		}
 		process.Kill()
 		<-process.Done()
 		if errors.Is(err, errMonitorClosed) { // QEMU's own end says more than what the socket made of it
@@ -196,7 +200,7 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 		}
 		return nil, errors.Join(p.accelerator.Advise(process.Explain(err)), memory.Close())
 	}
-	return newMachine(p, process, monitor, console, memory), nil
+	return newMachine(p, process, monitor, console, memory, servers), nil
 }
 
 // socketPair makes the two ends of QEMU's monitor.

@@ -59,12 +59,15 @@ type machine struct {
 
 	mu      sync.Mutex
 	plugged map[string]*pluggedDevice // by identifier
+	servers map[string]*shareServer   // of shares that are not plugged, by identifier
 	// nextTarget is where the search for a free target of the disks' controller begins.
 	nextTarget int
 	broken     error // why the machine had to be ended; nil: it was not
 }
 
-func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tail, memory *os.File) *machine {
+func newMachine(
+	p *plan, qemu *child.Child, monitor *monitor, console *child.Tail, memory *os.File, servers map[string]*shareServer,
+) *machine {
 	m := &machine{
 		plan:     p,
 		logger:   p.logger,
@@ -79,6 +82,7 @@ func newMachine(p *plan, qemu *child.Child, monitor *monitor, console *child.Tai
 		stopped:  make(chan struct{}),
 		ended:    make(chan struct{}),
 		plugged:  map[string]*pluggedDevice{},
+		servers:  servers,
 	}
 	go m.watch()
 	m.logger.Debug("machine started", "pid", qemu.Process().PID, "accelerator", p.accelerator)
@@ -258,6 +262,7 @@ func (m *machine) dismantle() {
 	for _, device := range m.devices() {
 		device.end()
 	}
+	m.endServers()
 	close(m.stopped)
 	if err := m.memory.Close(); err != nil { // nobody has to wait for its pages
 		m.logger.Warn("machine's memory not closed", "error", err)

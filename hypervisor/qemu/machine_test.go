@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,7 +187,7 @@ func TestKill(t *testing.T) {
 	gone(t, processes)
 }
 
-// TestStop stops a machine that never ran, and one whose QEMU hangs.
+// TestStop stops a machine that never ran, and one whose QEMU hangs and to which somebody does something.
 func TestStop(t *testing.T) {
 	l := newLab(t)
 	for _, hang := range []bool{false, true} {
@@ -194,16 +195,44 @@ func TestStop(t *testing.T) {
 		processes := m.Processes()
 		if hang {
 			l.check(unix.Kill(processes[0].PID, unix.SIGSTOP))
+			m.turn <- struct{}{}
 			canceled, cancel := context.WithCancel(l.ctx)
 			cancel()
 			if err := m.Stop(canceled); !errors.Is(err, context.Canceled) {
 				t.Errorf("stop with a canceled context: %v", err)
 			}
+			<-m.turn
 		}
 		l.check(m.Stop(l.ctx))
 		l.check(m.Wait(l.ctx))
 		gone(t, processes)
 	}
+}
+
+// TestShareServers has the daemons of shares started with the machine. They end with it, plugged or not.
+func TestShareServers(t *testing.T) {
+	l := newLab(t)
+	share := hypervisor.Share{ID: "share0", Tag: "limpet", Dir: t.TempDir()}
+	l.config.Shares = []hypervisor.Share{share, {ID: "share1", Tag: "other", Dir: t.TempDir()}}
+	m := l.boot()
+	var processes []hypervisor.Process
+	for _, server := range m.servers {
+		<-server.ready
+		l.check(server.err)
+		processes = append(processes, server.daemon.Process())
+	}
+	if len(processes) != 2 {
+		t.Fatalf("daemons: %v", processes)
+	}
+	if err := m.Plug(l.ctx, hypervisor.Share{ID: "share0", Tag: "limpet", Dir: t.TempDir()}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a share of another directory: %v", err)
+	}
+	l.check(m.Plug(l.ctx, share))
+	if plugged := m.Processes(); len(plugged) != 2 || !slices.Contains(processes, plugged[1]) {
+		t.Errorf("%v of which one is to be of %v", plugged, processes)
+	}
+	l.check(m.Stop(l.ctx))
+	gone(t, processes)
 }
 
 // TestPlugErrors checks what cannot be plugged, and that nothing is left of it.

@@ -169,7 +169,7 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	if share.Tag == "" || len(share.Tag) > maxTag {
 		return nil, fmt.Errorf("tag %q: not of 1 to %d bytes: %w", share.Tag, maxTag, errdefs.ErrInvalidArgument)
 	}
-	daemon, connection, err := m.plan.startVirtiofsd(ctx, share)
+	daemon, connection, err := m.takeServer(ctx, share)
 	if err != nil {
 		return nil, err
 	}
