@@ -13,20 +13,9 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// specification is what the agent itself needs of a container's OCI configuration; the rest goes to the OCI runtime as it came. It is
-// small on purpose: to decode the whole of specs.Spec costs an emulated guest milliseconds.
-type specification struct {
-	Process *specs.Process `json:"process"`
-	Linux   *struct {
-		Namespaces  []specs.LinuxNamespace  `json:"namespaces"`
-		Seccomp     *specs.LinuxSeccomp     `json:"seccomp"`
-		Personality *specs.LinuxPersonality `json:"personality"`
-	} `json:"linux"`
-}
-
-// parseSpec reads a container's specification and checks what cannot be left to the OCI runtime.
-func parseSpec(raw json.RawMessage) (*specification, error) {
-	var spec specification
+// parseSpec reads a container's specification and checks what everything here relies on.
+func parseSpec(raw json.RawMessage) (*specs.Spec, error) {
+	var spec specs.Spec
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return nil, fmt.Errorf("specification: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
@@ -52,8 +41,8 @@ func checkProcess(process *specs.Process) error {
 }
 
 // hasNamespace tells whether the container has a namespace of that kind that is not the guest's own.
-func (s *specification) hasNamespace(kind specs.LinuxNamespaceType) bool {
-	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+func hasNamespace(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
 // localize returns the specification with this guest's rootfs, control group and namespaces, with the user as he is known there, and the
@@ -104,12 +93,17 @@ func setter(values map[string]any) func(json.RawMessage) (json.RawMessage, error
 	return func(object json.RawMessage) (json.RawMessage, error) { return edit(object, edits) }
 }
 
-// writeBundle makes dir a bundle with that specification.
-func writeBundle(dir string, spec []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// writeBundle makes the container's directory a bundle with its specification.
+func (l *launch) writeBundle() error {
+	c := l.container
+	spec, err := localize(l.raw, c.rootfs, "/"+cgroupName(c.id), l.spec.Linux.Namespaces, l.process.User, l.size)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), spec, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec, 0o600); err != nil {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	return nil

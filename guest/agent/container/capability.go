@@ -1,11 +1,14 @@
 package container
 
 import (
-	"fmt"
+	"encoding/binary"
 	"slices"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/fork"
 )
 
 // capabilityNames are in the order of their numbers: linux/capability.h.
@@ -23,65 +26,68 @@ type capabilities uint64
 
 func (c capabilities) has(number int) bool { return c&(1<<number) != 0 }
 
-// capabilitiesOf makes a set of names; ok is false if one is unknown.
-func capabilitiesOf(names []string) (set capabilities, ok bool) {
+// capabilitiesOf makes a set of names. One that is unknown is passed over, as crun does: a newer kernel may have it.
+func capabilitiesOf(names []string) (set capabilities) {
 	for _, name := range names {
-		number := slices.Index(capabilityNames[:], name)
-		if number < 0 {
-			return 0, false
+		if number := slices.Index(capabilityNames[:], name); number >= 0 {
+			set |= 1 << number
 		}
-		set |= 1 << number
 	}
-	return set, true
+	return set
 }
 
-// capabilitySets are the sets of a process. The ambient set is empty.
+// capabilitySets are the sets of a process.
 type capabilitySets struct {
-	bounding, effective, permitted, inheritable capabilities
+	bounding, effective, permitted, inheritable, ambient capabilities
 }
 
-// capabilitySetsOf reads the sets of a specification; ok is false if they are not such sets.
-func capabilitySetsOf(c *specs.LinuxCapabilities) (sets capabilitySets, ok bool) {
-	if c == nil || len(c.Ambient) > 0 {
-		return sets, false
+// capabilitySetsOf reads the sets of a specification, which are empty if it has none.
+func capabilitySetsOf(c *specs.LinuxCapabilities) capabilitySets {
+	if c == nil {
+		return capabilitySets{}
 	}
-	for _, s := range []struct {
-		names []string
-		set   *capabilities
-	}{{c.Bounding, &sets.bounding}, {c.Effective, &sets.effective}, {c.Permitted, &sets.permitted}, {c.Inheritable, &sets.inheritable}} {
-		if *s.set, ok = capabilitiesOf(s.names); !ok {
-			return sets, false
-		}
+	return capabilitySets{
+		bounding: capabilitiesOf(c.Bounding), effective: capabilitiesOf(c.Effective), permitted: capabilitiesOf(c.Permitted),
+		inheritable: capabilitiesOf(c.Inheritable), ambient: capabilitiesOf(c.Ambient),
 	}
-	return sets, true
 }
 
-// apply makes the sets the calling thread's.
-func (s capabilitySets) apply() error {
-	for number := range 64 {
-		if s.bounding.has(number) {
-			continue
-		}
-		// The first number that the kernel does not know ends its list.
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(number), 0, 0, 0); err == unix.EINVAL {
+// capabilityCount is how many capabilities the kernel knows.
+var capabilityCount = sync.OnceValue(func() int {
+	count := 0
+	for count < 64 {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(count), 0, 0, 0); err != nil {
 			break
-		} else if err != nil {
-			return fmt.Errorf("drop capability %d: %w", number, err)
+		}
+		count++
+	}
+	return count
+})
+
+// bound has a process give up for ever what is not in the bounding set.
+func (s capabilitySets) bound(p *fork.Plan) {
+	for number := range capabilityCount() {
+		if !s.bounding.has(number) {
+			p.Call("drop a capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(number), 0, 0, 0)
 		}
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("clear the ambient capabilities: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	for i := range data {
-		data[i] = unix.CapUserData{
-			Effective: uint32(s.effective >> (32 * i)), Permitted: uint32(s.permitted >> (32 * i)),
-			Inheritable: uint32(s.inheritable >> (32 * i)),
+}
+
+// set has a process, whose user is set, take on the other sets.
+func (s capabilitySets) set(p *fork.Plan) {
+	// struct __user_cap_header_struct and two of __user_cap_data_struct: capset(2).
+	header := binary.NativeEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3)
+	var data []byte
+	for half := range 2 {
+		for _, set := range []capabilities{s.effective, s.permitted, s.inheritable} {
+			data = binary.NativeEndian.AppendUint32(data, uint32(set>>(32*half)))
 		}
 	}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("set capabilities: %w", err)
+	p.Call("set capabilities", unix.SYS_CAPSET, p.Bytes(header), p.Bytes(data))
+	p.Call("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	for number := range capabilityCount() {
+		if s.ambient.has(number) { // what is not permitted and inheritable, too, cannot be
+			p.CallIfPossible(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(number), 0, 0)
+		}
 	}
-	return nil
 }

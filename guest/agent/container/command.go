@@ -56,7 +56,7 @@ func (s *Set) Command(ctx context.Context, m Command) (_ *Process, err error) {
 	if err := os.Mkdir(string(c.cgroup), 0o755); err != nil {
 		return nil, fmt.Errorf("command %s: make a control group: %w", m.ID, err)
 	}
-	l := launch{container: c, requestID: m.RequestID, init: true, process: m.Process, size: m.Size}
+	l := launch{container: c, requestID: m.RequestID, process: m.Process, size: m.Size, first: &first{}}
 	p, err := c.launch(ctx, &direct{reaper: s.Reaper, fallback: m.Fallback}, l, m.Streams, func(p *Process) {
 		s.mu.Lock()
 		c.state, c.init = running, p
@@ -89,7 +89,7 @@ func (d *direct) start(_ context.Context, l launch) (launched, error) {
 		return launched{}, err
 	}
 	defer group.Close()
-	env := withHome(process.Env)
+	env := withHome(process.Env, 0)
 	program, err := lookup(process.Args[0], env)
 	if errors.Is(err, unix.ENOENT) && !strings.Contains(process.Args[0], "/") && executable(d.fallback) == nil {
 		program, err = d.fallback, nil
@@ -104,7 +104,7 @@ func (d *direct) start(_ context.Context, l launch) (launched, error) {
 	var console *terminal
 	if process.Terminal {
 		var tty *os.File
-		if console, tty, err = newConsole(l.size); err != nil {
+		if console, tty, err = newConsole(l.size, openMachines); err != nil {
 			return launched{}, err
 		}
 		defer tty.Close()
@@ -125,3 +125,6 @@ func (d *direct) start(_ context.Context, l launch) (launched, error) {
 	_ = started.Release() // it is the reaper's; nothing else is there to fail
 	return launched{child: hold.Claim(pid), console: console}, nil
 }
+
+// openMachines opens a terminal of the machine's own.
+func openMachines() (*terminal, *os.File, error) { return openTerminal(unix.AT_FDCWD, "/dev/ptmx") }

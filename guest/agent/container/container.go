@@ -53,13 +53,13 @@ type Container struct {
 
 	// Guarded by set.mu.
 	state     state
-	spec      *specification
+	spec      *specs.Spec
+	native    bool // it was started without crun
 	init      *Process
 	processes map[uint64]*Process // those whose exit is not reported yet, and the init
 	exited    []uint64            // ended execs, oldest first
 	execs     int                 // execs being started
 	oomKills  uint64              // reported
-	space     *pidSpace           // whose processes it sees, from its first start on
 
 	oomEvents *changes // set while it runs, nil without a memory controller
 }
@@ -103,25 +103,19 @@ func (c *Container) run(ctx context.Context, m protocol.Run) (_ *Process, err er
 			c.enter("run", prepared, starting)
 		}
 	}()
-	namespaces, space, err := c.set.join(spec.Linux.Namespaces)
-	if err != nil {
+	if spec.Linux.Namespaces, err = c.set.join(spec.Linux.Namespaces); err != nil {
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}
-	c.see(space, spec.Process)
 	if err := resolveUser(c.rootfs, &spec.Process.User); err != nil {
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}
-	localized, err := localize(m.Spec, c.rootfs, "/"+cgroupName(c.id), namespaces, spec.Process.User, m.Size)
-	if err != nil {
-		return nil, fmt.Errorf("run container %s: %w", c.id, err)
+	by, files := c.set.starterOf(spec)
+	l := launch{
+		container: c, requestID: m.RequestID, process: spec.Process, size: m.Size, first: &first{spec: spec, raw: m.Spec, files: files},
 	}
-	if err := writeBundle(c.dir, localized); err != nil {
-		return nil, fmt.Errorf("run container %s: %w", c.id, err)
-	}
-	l := launch{container: c, requestID: m.RequestID, init: true, process: spec.Process, size: m.Size}
-	p, err := c.launch(ctx, c.set.crun, l, m.Streams, func(p *Process) {
+	p, err := c.launch(ctx, by, l, m.Streams, func(p *Process) {
 		c.set.mu.Lock()
-		c.state, c.spec, c.init = running, spec, p
+		c.state, c.spec, c.native, c.init = running, spec, files != nil, p
 		c.set.mu.Unlock()
 		c.watchOOM()
 	})
@@ -187,7 +181,7 @@ func (c *Container) launch(ctx context.Context, by starter, l launch, streams *p
 		return nil, err
 	}
 	p := &Process{
-		requestID: l.requestID, container: c, init: l.init, child: result.child, console: result.console, oomBefore: oomBefore,
+		requestID: l.requestID, container: c, init: l.first != nil, child: result.child, console: result.console, oomBefore: oomBefore,
 		began:     time.Now(),
 		logger:    c.logger.With("request_id", l.requestID),
 		announced: make(chan struct{}), drained: make(chan struct{}), reported: make(chan struct{}),

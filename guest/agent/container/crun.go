@@ -14,7 +14,6 @@ import (
 	"time"
 
 	runc "github.com/containerd/go-runc"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
@@ -32,6 +31,11 @@ type crun struct {
 func (c *crun) start(ctx context.Context, l launch) (launched, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if l.first != nil {
+		if err := l.writeBundle(); err != nil {
+			return launched{}, err
+		}
+	}
 	work := filepath.Join(l.container.dir, strconv.FormatUint(l.requestID, 10))
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], err)
@@ -74,7 +78,7 @@ func (c *crun) start(ctx context.Context, l launch) (launched, error) {
 func (c *crun) run(ctx context.Context, l launch, console consoleSocket, pidFile, log string) error {
 	runtime := runc.Runc{Command: c.path, Root: l.container.stateDir(), Log: log, LogFormat: runc.JSON}
 	var err error
-	if l.init {
+	if l.first != nil {
 		options := &runc.CreateOpts{IO: processIO{l.io}, PidFile: pidFile, Detach: true}
 		if console.Socket != nil {
 			options.ConsoleSocket = console
@@ -95,20 +99,6 @@ func (c *crun) run(ctx context.Context, l launch, console consoleSocket, pidFile
 		return nil
 	}
 	return fmt.Errorf("start %s: crun: %w", l.process.Args[0], explain(ctx, err, log))
-}
-
-// update changes the limits of a container that runs.
-func (c *crun) update(ctx context.Context, target *Container, resources *specs.LinuxResources) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	log := filepath.Join(target.dir, "update.log")
-	defer os.Remove(log)
-	runtime := runc.Runc{Command: c.path, Root: target.stateDir(), Log: log, LogFormat: runc.JSON}
-	err := runtime.Update(ctx, target.id, resources)
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("crun: %w", explain(ctx, err, log))
 }
 
 // explain returns the reason of crun's failure: that it had no more time, or what it said last.

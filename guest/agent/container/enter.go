@@ -1,186 +1,126 @@
 package container
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"runtime"
-	"syscall"
-	"unsafe"
+	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// entry is a thread's way into a container: it forks there, and ends.
-type entry struct {
-	launch
-	init   int // pidfd of the container's init
-	cgroup int // the container's group
-
-	// Set before forked receives nil.
-	pid     int
-	console *terminal
-	traced  bool // the process has stopped before its first instruction, and goes on after proceed is closed
-
-	forked  chan error
-	proceed chan struct{}
-}
-
 // namespaces are those of the init that a process joins. One that the container does not have of its own is the guest's, in which the
-// thread is anyway.
-const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+// thread is anyway. The PID namespace is the process's own business.
+const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
 
-// run does it, on a thread that is never used for anything else afterwards: its goroutine ends without unlocking it.
-func (e *entry) run() {
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		// The process's first thread cannot be thrown away. While it is locked here, another goroutine has another thread.
-		done := make(chan struct{})
-		go func() { defer close(done); e.run() }()
-		<-done
-		runtime.UnlockOSThread()
-		return
+// enter forks a process into a running container.
+func (w *way) enter(ctx context.Context) error {
+	init, err := w.container.init.child.Pidfd()
+	if err != nil {
+		return fmt.Errorf("the container's init: %w", err)
 	}
-	err := e.enter()
-	e.forked <- err
-	if err == nil && e.traced {
-		<-e.proceed
-		// A process that was killed meanwhile is not there to be let go.
-		_ = unix.PtraceDetach(e.pid)
-	}
-}
-
-// enter changes the thread into what the process is to be, and forks. The order matters: what needs privilege is done before it is dropped.
-func (e *entry) enter() error {
-	process := e.process
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("leave the agent's root: %w", err)
-	}
-	if err := unix.Setns(e.init, namespaces); err != nil {
-		return fmt.Errorf("join the container's namespaces: %w", err)
-	}
-	umask := 0o022
-	if process.User.Umask != nil {
-		umask = int(*process.User.Umask)
-	}
-	unix.Umask(umask)
-	files, closeFiles, err := e.files()
+	defer unix.Close(init)
+	proc, err := os.Open("/proc")
 	if err != nil {
 		return err
 	}
-	defer closeFiles()
-	if err := unix.Chdir(process.Cwd); err != nil {
-		return e.fail(fmt.Errorf("working directory %s: %w", process.Cwd, err))
-	}
-	if err := e.takeIdentity(); err != nil {
-		return e.fail(err)
-	}
-	env := withHome(process.Env)
-	program, err := lookup(process.Args[0], env)
+	defer proc.Close()
+	group, err := os.Open(w.native.cgroupRoot)
 	if err != nil {
-		return e.fail(err)
+		return err
 	}
-	if process.NoNewPrivileges {
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return e.fail(fmt.Errorf("give up new privileges: %w", err))
-		}
+	defer group.Close()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("leave the agent's root: %w", err)
 	}
-	// A process that is traced stops when its program is loaded and has not begun: the one moment at which its limits can be set
-	// without their hitting the agent.
-	e.traced = hasLimits(process)
-	e.pid, err = syscall.ForkExec(program, process.Args, &syscall.ProcAttr{
-		Env: env, Files: files,
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: process.Terminal, UseCgroupFD: true, CgroupFD: e.cgroup, Ptrace: e.traced},
-	})
+	if err := unix.Setns(init, namespaces); err != nil {
+		return fmt.Errorf("join the container's namespaces: %w", err)
+	}
+	files, tty, err := w.streams(func() (*terminal, *os.File, error) { return openTerminal(unix.AT_FDCWD, "/dev/ptmx") })
 	if err != nil {
-		return e.fail(fmt.Errorf("program %q: %w", program, err))
+		return err
 	}
-	return nil
-}
-
-// fail gives up what was made.
-func (e *entry) fail(err error) error {
-	if e.console != nil {
-		e.console.Close()
+	if tty != nil {
+		defer tty.Close()
 	}
+	w.plan.Streams(files, init)
+	w.plan.Hold()
+	w.joinPIDs(init)
+	w.identity()
+	w.divide()
+	w.session()
+	w.exec()
+	pid, err := w.startIn(group, proc)
+	if err != nil {
+		return err
+	}
+	w.claim(pid)
+	if err := w.plan.AwaitHold(ctx); err != nil {
+		return err
+	}
+	if err := setScore(proc, pid, w.process); err != nil {
+		return err
+	}
+	if err := w.plan.Proceed(); err != nil {
+		return err
+	}
+	err = w.plan.Await(ctx)
+	w.claimDivided()
 	return err
 }
 
-// files are the process's standard streams: a new terminal of the container, or the pipes that there are.
-func (e *entry) files() (files []uintptr, done func(), err error) {
-	if !e.process.Terminal {
-		return []uintptr{e.io.process[0].Fd(), e.io.process[1].Fd(), e.io.process[2].Fd()}, func() {}, nil
+// startIn starts the process in the container's control group. If that takes none, because the container has made groups of its own below
+// it, the process is started in the one that the container's init is in.
+func (w *way) startIn(groups, proc *os.File) (pid int, err error) {
+	pid, err = w.startInGroup(groups, cgroupName(w.container.id))
+	if !errors.Is(err, unix.EBUSY) {
+		return pid, err
 	}
-	console, tty, err := newConsole(e.size)
+	inner, err := groupNameOf(proc, w.container.init.child.Pid())
 	if err != nil {
-		return nil, nil, err
+		return 0, fmt.Errorf("the container's control group: %w", err)
 	}
-	e.console = console
-	fd := tty.Fd()
-	return []uintptr{fd, fd, fd}, func() { tty.Close() }, nil
+	return w.startInGroup(groups, inner)
 }
 
-// newConsole makes a pseudo-terminal where the calling thread is, of that size if there is one.
-func newConsole(size *protocol.Size) (*terminal, *os.File, error) {
-	console, tty, err := openTerminal()
+func (w *way) startInGroup(groups *os.File, name string) (pid int, err error) {
+	group, err := unix.Openat(int(groups.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+		return 0, fmt.Errorf("the container's control group: %w", err)
 	}
-	if size != nil {
-		if err := console.resize(*size); err != nil {
-			console.Close()
-			tty.Close()
-			return nil, nil, fmt.Errorf("size of the terminal: %w", err)
-		}
-	}
-	return console, tty, nil
+	defer unix.Close(group)
+	return w.plan.Start(group, 0)
 }
 
-// openTerminal makes a pseudo-terminal. Its /dev/ptmx may be anything: it is opened so that it cannot block, and what
-// is not a terminal fails at the first question.
-func openTerminal() (*terminal, *os.File, error) {
-	control, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// groupNameOf is the name of the control group that a process is in, below the root. proc is a directory with the processes by their ids.
+func groupNameOf(proc *os.File, pid int) (string, error) {
+	fd, err := unix.Openat(int(proc.Fd()), fmt.Sprintf("%d/cgroup", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("/dev/ptmx: %w", err)
+		return "", err
 	}
-	if err := unix.IoctlSetPointerInt(control, unix.TIOCSPTLCK, 0); err != nil {
-		unix.Close(control)
-		return nil, nil, fmt.Errorf("/dev/ptmx: %w", err)
-	}
-	tty, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(control), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		unix.Close(control)
-		return nil, nil, fmt.Errorf("/dev/ptmx: %w", errno)
-	}
-	console, err := newTerminal(control)
+	file := os.NewFile(uintptr(fd), "cgroup")
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, unix.PathMax))
 	if err != nil {
-		unix.Close(int(tty))
-		return nil, nil, err
+		return "", err
 	}
-	return console, os.NewFile(tty, "tty"), nil
+	name, ok := strings.CutPrefix(strings.TrimSpace(string(content)), "0::/") // the one hierarchy of version 2
+	if !ok {
+		return "", fmt.Errorf("process %d is in %q", pid, content)
+	}
+	return name, nil
 }
 
-// takeIdentity takes on the process's groups, capabilities and keyring; its user is root already. The system calls are made raw, since Go's
-// own change every thread.
-func (e *entry) takeIdentity() error {
-	user := e.process.User
-	groups := user.AdditionalGids
-	var first unsafe.Pointer
-	if len(groups) > 0 {
-		first = unsafe.Pointer(&groups[0])
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(first), 0); errno != 0 {
-		return fmt.Errorf("set groups: %w", errno)
-	}
-	gid := uintptr(user.GID)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
-		return fmt.Errorf("set group: %w", errno)
-	}
-	// A session keyring of its own, as crun gives one to a container. A kernel without keyrings has none to share.
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
-		return fmt.Errorf("make a session keyring: %w", err)
-	}
-	sets, _ := capabilitySetsOf(e.process.Capabilities)
-	return sets.apply()
+// joinPIDs has what the process divides into be in a PID namespace that there is.
+func (w *way) joinPIDs(namespace int) {
+	w.plan.Call("join the PID namespace", unix.SYS_SETNS, uintptr(namespace), unix.CLONE_NEWPID)
+}
+
+// divide has the process go on as another one in the PID namespace that it has joined. Nobody there has seen it before, and whoever may trace
+// it from then on finds nothing of the agent's in it.
+func (w *way) divide() {
+	w.plan.Forget()
+	w.plan.Divide(0)
 }

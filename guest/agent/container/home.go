@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withHome adds root's home directory to an environment that has none: as the calling thread's /etc/passwd says, else "/".
-func withHome(env []string) []string {
+// withHome adds a user's home directory to an environment that has none: as the calling thread's /etc/passwd says, else "/".
+func withHome(env []string, uid uint32) []string {
 	for _, variable := range env {
 		if strings.HasPrefix(variable, "HOME=") {
 			return env
@@ -22,18 +22,21 @@ func withHome(env []string) []string {
 		return append(env[:len(env):len(env)], "HOME=/")
 	}
 	defer passwd.Close()
-	return append(env[:len(env):len(env)], "HOME="+rootHome(passwd))
+	return append(env[:len(env):len(env)], "HOME="+homeOf(passwd, uid))
 }
 
-// maxPasswd is how much of a password file is read: root is in its first lines.
+// maxPasswd is how much of a password file is read, in bytes: hundreds of lines.
 const maxPasswd = 64 << 10
 
-// rootHome finds the home directory of user 0 in a password file: passwd(5).
-func rootHome(passwd io.Reader) string {
+// homeOf finds a user's home directory in a password file: passwd(5).
+func homeOf(passwd io.Reader, uid uint32) string {
 	lines := bufio.NewScanner(io.LimitReader(passwd, maxPasswd))
 	for lines.Scan() {
 		fields := strings.Split(lines.Text(), ":")
-		if len(fields) == 7 && fields[2] == "0" && strings.HasPrefix(fields[5], "/") {
+		if len(fields) != 7 || !strings.HasPrefix(fields[5], "/") {
+			continue
+		}
+		if id, ok := parseID(fields[2]); ok && id == uid {
 			return fields[5]
 		}
 	}

@@ -11,14 +11,11 @@ import (
 // defaultPath is where programs are looked for if the environment does not say: what crun takes.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// lookup finds a program in the calling thread's root as execvp(3) does, with the PATH of the process's environment, of which the first
-// is taken if there are several.
-func lookup(program string, env []string) (string, error) {
+// candidates are the files that a program may be, in the order in which they are to be tried, as execvp(3) does, with the PATH of the
+// process's environment, of which the first is taken if there are several.
+func candidates(program string, env []string) []string {
 	if strings.Contains(program, "/") {
-		if err := executable(program); err != nil {
-			return "", fmt.Errorf("program %q: %w", program, err)
-		}
-		return program, nil
+		return []string{program}
 	}
 	search := defaultPath
 	for _, variable := range env {
@@ -27,15 +24,21 @@ func lookup(program string, env []string) (string, error) {
 			break
 		}
 	}
-	denied := false
-	for _, dir := range strings.Split(search, ":") {
-		if dir == "" {
-			dir = "."
-		}
+	var files []string
+	for dir := range strings.SplitSeq(search, ":") {
 		file := path.Join(dir, program)
 		if !strings.Contains(file, "/") {
 			file = "./" + file
 		}
+		files = append(files, file)
+	}
+	return files
+}
+
+// lookup finds a program in the calling thread's root, among its candidates.
+func lookup(program string, env []string) (string, error) {
+	denied := false
+	for _, file := range candidates(program, env) {
 		switch err := executable(file); err {
 		case nil:
 			return file, nil
@@ -44,9 +47,9 @@ func lookup(program string, env []string) (string, error) {
 		}
 	}
 	if denied {
-		return "", fmt.Errorf("program %q in $PATH: %w", program, unix.EACCES)
+		return "", fmt.Errorf("program %q: %w", program, unix.EACCES)
 	}
-	return "", fmt.Errorf("program %q not found in $PATH: %w", program, unix.ENOENT)
+	return "", fmt.Errorf("program %q not found: %w", program, unix.ENOENT)
 }
 
 // executable tells whether a file is one that can be executed, in the eyes of the calling thread.

@@ -166,7 +166,8 @@ func TestNamespaceRefused(t *testing.T) {
 	}
 	h.prepare("d")
 	for _, kind := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.NetworkNamespace, specs.CgroupNamespace} {
-		spec := h.sharing("container:c", []specs.LinuxNamespaceType{kind}, "true")
+		spec := h.spec("true")
+		spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: kind, Path: "container:c"}}
 		if _, err := h.tryRun("d", spec, nil); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), string(kind)) {
 			t.Errorf("%s: %v", kind, err)
 		}
@@ -210,33 +211,5 @@ func TestPodOfUsers(t *testing.T) {
 	k.expect("65536\nlimpet-pod\nup")
 	if got := h.exec("c", h.spec("cat", "/proc/self/uid_map").Process).output("stdout"); !strings.Contains(got, "65536") {
 		t.Errorf("an exec has %q", got)
-	}
-}
-
-// TestTracerInSharedPID: once one of the containers that see the same processes may trace, no process goes into any of them with the
-// agent's memory.
-func TestTracerInSharedPID(t *testing.T) {
-	h := podHost(t, protocol.Pod{})
-	for _, id := range []string{"c", "target"} {
-		kinds := podKinds
-		if id == "target" {
-			kinds = podKinds[1:]
-		}
-		h.run(id, h.sharing("pod", kinds, "sh", "-c", "echo up; exec sleep 1000")).expect("up")
-	}
-	native := func(id string) bool {
-		return h.set.starterFor(h.set.containers[id], h.spec("true").Process) == h.set.native
-	}
-	if !native("c") || !native("target") {
-		t.Fatal("not native before there is a tracer")
-	}
-	for _, word := range []string{"pod", "container:target"} {
-		spec := h.sharing(word, podKinds[:1], "sleep", "1000")
-		spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_PTRACE")
-		id := strings.ReplaceAll("tracer-"+word, ":", "-")
-		h.run(id, spec)
-		if native("c") || native("target") == (word == "container:target") {
-			t.Errorf("with a tracer in the namespace of %s: c natively %v, target natively %v", word, native("c"), native("target"))
-		}
 	}
 }

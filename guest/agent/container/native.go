@@ -5,120 +5,219 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"runtime"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/limpet-run/limpet/guest/agent/fork"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/rootfs"
 )
 
-// native starts a process in a running container without another program: a thread of the agent goes into the container's namespaces, takes
-// on what the specification says, and forks. It costs a tenth of what crun costs, and does less: canNative tells for what it is enough.
+// native starts processes without another program: a thread of the agent goes to where the process is to be, or makes it, and forks. It
+// costs a tenth of what crun costs, and does less: canNative tells for what it is enough.
 type native struct {
-	reaper  *reaper.Reaper
-	general starter // for what turns out not to work
+	reaper     *reaper.Reaper
+	cgroupRoot string
 }
 
-// sysPtrace is CAP_SYS_PTRACE's number.
-const sysPtrace = 19
+// canNative tells whether a container can be started by native: whether everything that its specification asks for is something that
+// native does. The plan of its file system is the largest part of the answer.
+func canNative(spec *specs.Spec) (*rootfs.Plan, bool) {
+	linux := spec.Linux
+	if !canEnter(spec, spec.Process) || len(linux.Sysctl)+len(linux.UIDMappings)+len(linux.GIDMappings)+len(linux.NetDevices) > 0 ||
+		linux.IntelRdt != nil || linux.MemoryPolicy != nil || linux.MountLabel != "" ||
+		spec.Hooks != nil && len(spec.Hooks.CreateContainer)+len(spec.Hooks.StartContainer) > 0 {
+		return nil, false
+	}
+	if _, err := settingsOf(linux.Resources); errdefs.IsNotImplemented(err) {
+		return nil, false
+	}
+	plan, err := rootfs.New(spec)
+	if err != nil || spec.Process.Terminal && !plan.Terminal {
+		return nil, false
+	}
+	return plan, true
+}
 
-// canNative tells whether a process of a container can be started by native: whether everything that the specification asks for is
-// something that native does. That it is for root only is because a traced process gains nothing from set-user-id programs (see
-// enter), and root gains nothing from them anyway. A container that may trace is left alone because a process on its way into it still
-// has the agent's memory.
-func canNative(container *specification, process *specs.Process) bool {
-	sets, ok := capabilitySetsOf(process.Capabilities)
-	inits, initOK := capabilitySetsOf(container.Process.Capabilities)
+// canEnter tells whether native can start a process in such a container.
+func canEnter(container *specs.Spec, process *specs.Process) bool {
 	linux := container.Linux
-	return ok && initOK && !sets.bounding.has(sysPtrace) && !inits.bounding.has(sysPtrace) &&
-		process.User.UID == 0 && knownRlimits(process.Rlimits) &&
-		process.ApparmorProfile == "" && process.SelinuxLabel == "" && process.Scheduler == nil && process.IOPriority == nil &&
-		process.ExecCPUAffinity == nil &&
-		container.hasNamespace(specs.PIDNamespace) && container.hasNamespace(specs.MountNamespace) &&
-		!container.hasNamespace(specs.UserNamespace) && !container.hasNamespace(specs.TimeNamespace) &&
-		linux.Seccomp == nil && linux.Personality == nil
-}
-
-// start starts an exec. An init's container does not exist yet: it is not for native.
-func (n *native) start(ctx context.Context, l launch) (launched, error) {
-	started, err := n.fork(ctx, l)
-	if errors.Is(err, unix.EBUSY) {
-		// The container has made groups of its own below its group, which then takes no processes. crun finds another.
-		return n.general.start(ctx, l)
-	}
-	if err != nil {
-		return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], err)
-	}
-	return started, nil
-}
-
-// fork starts the process with a thread of its own.
-func (n *native) fork(ctx context.Context, l launch) (launched, error) {
-	init, err := l.container.init.child.Pidfd()
-	if err != nil {
-		return launched{}, fmt.Errorf("the container's init: %w", err)
-	}
-	defer unix.Close(init)
-	group, err := os.Open(string(l.container.cgroup))
-	if err != nil {
-		return launched{}, err
-	}
-	defer group.Close()
-
-	hold := n.reaper.Hold()
-	defer hold.Release()
-	e := &entry{launch: l, init: init, cgroup: int(group.Fd()), forked: make(chan error, 1), proceed: make(chan struct{})}
-	defer close(e.proceed)
-	go e.run()
-	if err := <-e.forked; err != nil {
-		return launched{}, err
-	}
-	started := launched{child: hold.Claim(e.pid), console: e.console}
-	if e.traced {
-		if err := limitStopped(ctx, started.child, l.process); err != nil {
-			_ = started.child.Signal(unix.SIGKILL)
-			if e.console != nil {
-				e.console.Close()
-			}
-			return launched{}, err
+	for _, namespace := range linux.Namespaces {
+		if _, known := cloneFlags[namespace.Type]; !known {
+			return false
 		}
 	}
-	return started, nil
+	return hasNamespace(linux, specs.PIDNamespace) && hasNamespace(linux, specs.MountNamespace) && linux.Seccomp == nil &&
+		linux.Personality == nil && len(linux.TimeOffsets) == 0 && checkPlain(process) == nil
 }
 
-// limitStopped sets the limits of a traced process before its first instruction.
-func limitStopped(ctx context.Context, child *reaper.Child, process *specs.Process) error {
-	select {
-	case <-child.Stops():
-		return limitProcess(child.Pid(), process)
-	case <-child.Done():
-		return nil // killed before it began
-	case <-ctx.Done():
-		return ctx.Err()
+// checkPlain tells whether a process is to have only what native gives it: ErrNotImplemented if not.
+func checkPlain(process *specs.Process) error {
+	for _, limit := range process.Rlimits {
+		if _, known := rlimits[limit.Type]; !known {
+			return fmt.Errorf("limit %q: %w", limit.Type, errdefs.ErrNotImplemented)
+		}
 	}
+	if process.ApparmorProfile != "" || process.SelinuxLabel != "" || process.Scheduler != nil || process.IOPriority != nil ||
+		process.ExecCPUAffinity != nil {
+		return fmt.Errorf("profiles of security modules, scheduling and priorities of a process: %w", errdefs.ErrNotImplemented)
+	}
+	return nil
 }
 
-// starterFor chooses how an exec is started.
+// starterOf chooses how a container is started; files is its file system if that is not the OCI runtime's to make.
+func (s *Set) starterOf(spec *specs.Spec) (by starter, files *rootfs.Plan) {
+	if files, ok := canNative(spec); ok {
+		return s.native, files
+	}
+	return s.crun, nil
+}
+
+// starterFor chooses how a process is started in a container that runs. Of one that native has started crun knows nothing.
 func (s *Set) starterFor(c *Container, process *specs.Process) starter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.space.mayTrace || !canNative(c.spec, process) {
-		c.space.mayTrace = c.space.mayTrace || traces(process)
-		return s.crun
+	if c.native || canEnter(c.spec, process) {
+		return s.native
 	}
-	return s.native
+	return s.crun
 }
 
-// see notes whose processes the container is going to see, and that its first process may trace them.
-func (c *Container) see(space *pidSpace, init *specs.Process) {
-	c.set.mu.Lock()
-	defer c.set.mu.Unlock()
-	c.space = space
-	space.mayTrace = space.mayTrace || traces(init)
+// cloneFlags are the namespaces that native makes and joins.
+var cloneFlags = map[specs.LinuxNamespaceType]uint64{
+	specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS, specs.IPCNamespace: unix.CLONE_NEWIPC,
+	specs.UTSNamespace: unix.CLONE_NEWUTS, specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
 }
 
-// traces tells whether a process can get CAP_SYS_PTRACE. What it gets if nothing is said is the OCI runtime's choice.
-func traces(process *specs.Process) bool {
-	return process.Capabilities == nil || slices.Contains(process.Capabilities.Bounding, "CAP_SYS_PTRACE")
+func (n *native) start(ctx context.Context, l launch) (launched, error) {
+	if err := checkPlain(l.process); err != nil {
+		return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], err)
+	}
+	hold := n.reaper.Hold()
+	defer hold.Release()
+	w := &way{launch: l, native: n, hold: hold, plan: fork.New(roomFor(l.process))}
+	defer w.plan.Close()
+	do := w.enter
+	if l.first != nil {
+		do = w.build
+	}
+	err := onThread(func() error { return do(ctx) })
+	if err == nil {
+		return launched{child: w.child, console: w.console}, nil
+	}
+	if w.child != nil {
+		w.end()
+	}
+	if w.console != nil {
+		w.console.Close()
+	}
+	return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], w.explain(err))
+}
+
+// onThread runs a function on a thread that is never used for anything else afterwards: its goroutine ends without unlocking it.
+func onThread(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			done <- do()
+			return
+		}
+		// The process's first thread cannot be thrown away. While it is locked here, another goroutine has another thread.
+		done <- onThread(do)
+		runtime.UnlockOSThread()
+	}()
+	return <-done
+}
+
+// way is a process's way into a container.
+type way struct {
+	launch
+	native  *native
+	hold    *reaper.Hold
+	plan    *fork.Plan
+	child   *reaper.Child // the process, once there is one
+	console *terminal
+}
+
+// claim makes a process that was forked the way's.
+func (w *way) claim(pid int) { w.child = w.hold.Claim(pid) }
+
+// claimDivided claims the process that has taken the place of the one that was claimed, if there is one.
+func (w *way) claimDivided() {
+	if pid := w.plan.Divided(); pid != 0 {
+		w.claim(pid)
+	}
+}
+
+// end ends the process and waits until it is gone.
+func (w *way) end() {
+	_ = w.child.Signal(unix.SIGKILL)
+	<-w.child.Done()
+}
+
+// explain says what is wrong with the program or its directory in the words of a shell.
+func (w *way) explain(err error) error {
+	failed, ok := errors.AsType[*fork.CallError](err)
+	if !ok || !failed.Exec {
+		return err
+	}
+	program := w.process.Args[0]
+	switch {
+	case failed.Errno == unix.ENOENT && !strings.Contains(program, "/"):
+		return fmt.Errorf("executable file %q not found in $PATH: %w", program, failed.Errno)
+	case failed.Errno == unix.ENOENT, failed.Errno == unix.ENOTDIR:
+		return fmt.Errorf("executable file %q not found: %w", program, failed.Errno)
+	case failed.Errno == unix.EACCES:
+		return fmt.Errorf("program %q is not executable: %w", failed.Call, failed.Errno)
+	}
+	return fmt.Errorf("program %q: %w", failed.Call, failed.Errno)
+}
+
+// streams are the process's standard streams: a terminal of the container's, or the pipes that there are. tty is the process's end of the
+// terminal, the caller's to close; nil without one.
+func (w *way) streams(open func() (*terminal, *os.File, error)) (files [3]int, tty *os.File, err error) {
+	if !w.process.Terminal {
+		for i, file := range w.io.process {
+			files[i] = int(file.Fd())
+		}
+		return files, nil, nil
+	}
+	if w.console, tty, err = newConsole(w.size, open); err != nil {
+		return files, nil, err
+	}
+	if uid := w.process.User.UID; uid != 0 {
+		if err := tty.Chown(int(uid), -1); err != nil {
+			tty.Close()
+			return files, nil, fmt.Errorf("give the terminal to its user: %w", err)
+		}
+	}
+	fd := int(tty.Fd())
+	return [3]int{fd, fd, fd}, tty, nil
+}
+
+// roomFor is how many bytes a process's arguments and environment are, and the paths where its program may be.
+func roomFor(process *specs.Process) int {
+	size, search := unix.PathMax, 0
+	for _, text := range process.Args {
+		size += len(text) + 1
+	}
+	for _, text := range process.Env {
+		size += len(text) + 1
+		if strings.HasPrefix(text, "PATH=") {
+			search = len(text) * (1 + len(process.Args[0]))
+		}
+	}
+	const pointer = 8
+	return size + search + pointer*(len(process.Args)+len(process.Env)+4)
+}
+
+// exec has the process become its program. What the container has is looked at by the calling thread, whose root is the container's.
+func (w *way) exec() {
+	env := withHome(w.process.Env, w.process.User.UID)
+	w.plan.Exec(candidates(w.process.Args[0], env), w.process.Args, env)
 }

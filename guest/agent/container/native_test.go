@@ -12,51 +12,62 @@ import (
 )
 
 func TestCanNative(t *testing.T) {
-	caps := func(names ...string) *specs.LinuxCapabilities {
-		return &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
-	}
-	adjust := -500
+	limit := int64(1)
+	weight := uint16(1)
 	for name, c := range map[string]struct {
-		change func(*specification, *specs.Process)
-		want   bool
+		change          func(*specs.Spec)
+		native, entered bool
 	}{
-		"plain": {func(*specification, *specs.Process) {}, true},
-		"all of it": {func(_ *specification, p *specs.Process) {
-			p.Terminal, p.NoNewPrivileges, p.OOMScoreAdj = true, true, &adjust
-		}, true},
-		"known limit":       {func(_ *specification, p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE"}} }, true},
-		"unknown limit":     {func(_ *specification, p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NEW"}} }, false},
-		"user":              {func(_ *specification, p *specs.Process) { p.User.UID = 1 }, false},
-		"no capabilities":   {func(_ *specification, p *specs.Process) { p.Capabilities = nil }, false},
-		"unknown":           {func(_ *specification, p *specs.Process) { p.Capabilities = caps("CAP_NEW") }, false},
-		"ambient":           {func(_ *specification, p *specs.Process) { p.Capabilities.Ambient = []string{"CAP_KILL"} }, false},
-		"tracer":            {func(_ *specification, p *specs.Process) { p.Capabilities = caps("CAP_SYS_PTRACE") }, false},
-		"init is a tracer":  {func(s *specification, _ *specs.Process) { s.Process.Capabilities = caps("CAP_SYS_PTRACE") }, false},
-		"apparmor":          {func(_ *specification, p *specs.Process) { p.ApparmorProfile = "x" }, false},
-		"selinux":           {func(_ *specification, p *specs.Process) { p.SelinuxLabel = "x" }, false},
-		"scheduler":         {func(_ *specification, p *specs.Process) { p.Scheduler = &specs.Scheduler{} }, false},
-		"io priority":       {func(_ *specification, p *specs.Process) { p.IOPriority = &specs.LinuxIOPriority{} }, false},
-		"processors":        {func(_ *specification, p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{} }, false},
-		"seccomp":           {func(s *specification, _ *specs.Process) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, false},
-		"personality":       {func(s *specification, _ *specs.Process) { s.Linux.Personality = &specs.LinuxPersonality{} }, false},
-		"guest's processes": {func(s *specification, _ *specs.Process) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, false},
-		"user namespace": {func(s *specification, _ *specs.Process) {
+		"plain": {func(*specs.Spec) {}, true, true},
+		"much of it": {func(s *specs.Spec) {
+			adjust := -500
+			s.Process.NoNewPrivileges, s.Process.OOMScoreAdj, s.Process.User.UID = true, &adjust, 1000
+			s.Process.Capabilities.Ambient = []string{"CAP_KILL"}
+			s.Root.Readonly, s.Hostname, s.Domainname = true, "a", "b"
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, s.Linux.RootfsPropagation = []string{"/proc/kcore"}, []string{"/proc/sys"}, "rslave"
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", Options: []string{"rbind", "ro", "rprivate"}})
+			s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}, Pids: &specs.LinuxPids{Limit: &limit}}
+		}, true, true},
+		"a terminal": {func(s *specs.Spec) { s.Process.Terminal = true }, true, true},
+		"a terminal from nowhere": {func(s *specs.Spec) {
+			s.Process.Terminal = true
+			s.Mounts = s.Mounts[:1]
+		}, false, true},
+		"a tracer":          {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_SYS_PTRACE"} }, true, true},
+		"unknown limit":     {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NEW"}} }, false, false},
+		"apparmor":          {func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, false, false},
+		"selinux":           {func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, false, false},
+		"scheduler":         {func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }, false, false},
+		"io priority":       {func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} }, false, false},
+		"processors":        {func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} }, false, false},
+		"seccomp":           {func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, false, false},
+		"personality":       {func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} }, false, false},
+		"guest's processes": {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, false, false},
+		"user namespace": {func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-		}, false},
-		"time namespace": {func(s *specification, _ *specs.Process) {
+		}, false, false},
+		"time namespace": {func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-		}, false},
+		}, false, false},
+		"hooks":                 {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} }, false, true},
+		"no hooks in the guest": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} }, true, true},
+		"parameters":            {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.sem": "1"} }, false, true},
+		"block devices' limits": {func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: &weight}}
+		}, false, true},
+		"mapped mount": {func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", Options: []string{"rbind", "idmap"}})
+		}, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			spec, err := parseSpec([]byte(`{"process": {"args": ["x"], "cwd": "/", "capabilities": {}},
-				"linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}}`))
-			if err != nil {
-				t.Fatal(err)
+			spec := (&host{}).spec("sh")
+			c.change(spec)
+			if plan, native := canNative(spec); native != c.native || native != (plan != nil) {
+				t.Errorf("native: %v, want %v", native, c.native)
 			}
-			process := &specs.Process{Args: []string{"x"}, Cwd: "/", Capabilities: caps("CAP_KILL")}
-			c.change(spec, process)
-			if got := canNative(spec, process); got != c.want {
-				t.Errorf("got %v, want %v", got, c.want)
+			if entered := canEnter(spec, spec.Process); entered != c.entered {
+				t.Errorf("entered: %v, want %v", entered, c.entered)
 			}
 		})
 	}
@@ -65,8 +76,7 @@ func TestCanNative(t *testing.T) {
 // TestNativeIsAsCrun starts the same process in both ways and compares all that it can see of itself.
 func TestNativeIsAsCrun(t *testing.T) {
 	h := newHost(t)
-	k := h.run("c", h.spec("sh", "-c", "echo up; exec sleep 1000"))
-	k.expect("up")
+	h.byCrun(func() { h.run("c", h.spec("sh", "-c", "echo up; exec sleep 1000")).expect("up") })
 	const look = `
 		grep -E '^(Uid|Gid|Groups|Umask|Cap|NoNewPrivs|Seccomp|Sig[^Q]|Shd)' /proc/self/status
 		cat /proc/self/limits /proc/self/cgroup /proc/self/oom_score_adj
@@ -103,9 +113,6 @@ func TestNativeIsAsCrun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			process := h.spec("sh", "-c", look).Process
 			change(process)
-			if !canNative(h.set.containers["c"].spec, process) {
-				t.Fatal("not for native")
-			}
 			h.t = t
 			native, general := h.execBy(false, process), h.execBy(true, process)
 			if !strings.Contains(native, "CapEff") || !strings.Contains(native, "leader 0 0") {
@@ -143,16 +150,26 @@ func checkLines(t *testing.T, native, crun string, terminal bool) {
 	}
 }
 
+// byCrun does something while everything is started by crun.
+func (h *host) byCrun(do func()) {
+	native := h.set.native
+	h.set.native = h.set.crun
+	defer func() { h.set.native = native }()
+	do()
+}
+
 // execBy runs a process natively or by crun and returns its output.
-func (h *host) execBy(crun bool, process *specs.Process) string {
+func (h *host) execBy(crun bool, process *specs.Process) (out string) {
 	h.t.Helper()
-	c := h.set.containers["c"]
-	c.space.mayTrace = crun
+	if crun {
+		h.byCrun(func() { out = h.execBy(false, process) })
+		return out
+	}
 	x, err := h.tryExec("c", process, &protocol.Size{Cols: 100, Rows: 30})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	out := x.output("stdout")
+	out = x.output("stdout")
 	if process.Terminal {
 		return out
 	}

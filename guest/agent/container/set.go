@@ -63,17 +63,16 @@ type Set struct {
 	mu         sync.Mutex
 	stopping   bool
 	pod        *pod.Holder // nil: there is no pod
-	podSpace   pidSpace    // the pod's PID namespace
 	containers map[string]*Container
 	requests   map[uint64]*Container // every process id in use, and whose it is
 }
 
 // NewSet makes an empty set.
 func NewSet(options Options) *Set {
-	general := &crun{path: options.Crun, reaper: options.Reaper}
 	return &Set{
 		Options: options, streams: options.Streams, reporter: options.Reporter,
-		crun: general, native: &native{reaper: options.Reaper, general: general},
+		crun:       &crun{path: options.Crun, reaper: options.Reaper},
+		native:     &native{reaper: options.Reaper, cgroupRoot: options.CgroupRoot},
 		containers: map[string]*Container{}, requests: map[uint64]*Container{},
 	}
 }

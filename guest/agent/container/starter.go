@@ -2,10 +2,12 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
+	"github.com/limpet-run/limpet/guest/agent/rootfs"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -18,10 +20,18 @@ type starter interface {
 type launch struct {
 	container *Container
 	requestID uint64
-	init      bool           // the container's first process: its bundle is written
-	process   *specs.Process // what to start; for an init the bundle says the same
+	process   *specs.Process // what to start
 	io        *stdio         // nil with a terminal
 	size      *protocol.Size // of the terminal, nil: left to the kernel (0 by 0)
+	*first                   // of a container's first process; nil: its container runs
+}
+
+// first is what there is to a container's first process beside the process itself.
+type first struct {
+	spec *specs.Spec     // the container's; its namespaces have this guest's paths, its user numbers
+	raw  json.RawMessage // the container's as it came
+	// files is its file system; nil: it is for the OCI runtime to make it.
+	files *rootfs.Plan
 }
 
 // launched is a process that was started.

@@ -68,7 +68,7 @@ func TestStats(t *testing.T) {
 // TestRestore takes back a change that went halfway.
 func TestRestore(t *testing.T) {
 	group := groupOf(t, map[string]string{"memory.max": "max\n", "pids.max": "5\n"})
-	before, err := group.contents([]string{"memory.max", "cpu.max", "pids.max"})
+	before, err := group.contents([]setting{{name: "memory.max"}, {name: "cpu.max"}, {name: "pids.max"}})
 	if err != nil || len(before) != 2 {
 		t.Fatalf("before: %q, %v", before, err)
 	}
@@ -78,7 +78,7 @@ func TestRestore(t *testing.T) {
 	if err := group.restore(before); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := group.contents([]string{"memory.max", "pids.max"}); err != nil || !reflect.DeepEqual(after, before) {
+	if after, err := group.contents([]setting{{name: "memory.max"}, {name: "pids.max"}}); err != nil || !reflect.DeepEqual(after, before) {
 		t.Errorf("after: %q, %v; want %q", after, err, before)
 	}
 }
