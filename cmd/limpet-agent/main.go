@@ -66,26 +66,27 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	if err != nil {
 		return err
 	}
+	failed := make(chan error)
+	serve := func(serve func() error) {
+		go func() { failed <- serve() }()
+	}
 	children := reaper.New()
 	runc.Monitor = children.Monitor()
+	serve(children.Run)
 	inside := &guest{}
 	server := streams.New(logger, inside)
 	rootOf := func(container string) (*os.File, error) { return inside.containers.Root(container) }
+	containers := containerOptions(children, logger)
+	containers.Streams = server
 	a := agent.New(agent.Options{
-		Version:  version,
-		Dial:     dialHost,
-		Machine:  hardware{},
-		Volumes:  volume.NewSet(protocol.VolumesDir),
-		Resolver: dns.New(dialService, logger),
-		SSHAgent: sshagent.New(rootOf, dialService, logger),
-		Containers: container.Options{
-			Reaper: children, Streams: server, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
-			Overlays:   protocol.OverlaysDir,
-			MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, protocol.ShareDir) },
-			Unmount:    func() error { return machine.Unmount(protocol.ShareDir) },
-			Crun:       crunPath,
-		},
-		Logger: logger,
+		Version:    version,
+		Dial:       dialHost,
+		Machine:    hardware{},
+		Volumes:    volume.NewSet(protocol.VolumesDir),
+		Resolver:   dns.New(dialService, logger),
+		SSHAgent:   sshagent.New(rootOf, dialService, logger),
+		Containers: containers,
+		Logger:     logger,
 	})
 	inside.containers = a.Containers()
 	requestsServer := requestServer(a, children, logger)
@@ -93,15 +94,12 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	if err != nil {
 		return fmt.Errorf("listen for machine requests: %w", err)
 	}
-	if err := errors.Join(protocol.GuestMessages.Prepare(), protocol.AgentResponses.Prepare()); err != nil {
-		return err
-	}
 	device, err := machine.OpenVsock()
 	if err != nil {
 		return err
 	}
 	name := rand.Text()
-	if err := park(); err != nil {
+	if err := park(ctx, children, logger); err != nil {
 		return err
 	}
 	cid, err := device.AwaitCID(ctx)
@@ -110,26 +108,38 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	}
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
-	failed := make(chan error)
-	for _, serve := range []func() error{
-		func() error { return a.Run(ctx) },
-		children.Run,
-		func() error { return server.Serve(listeners[protocol.StreamPort]) },
-		func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) },
-		func() error { return a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) },
-		func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) },
-		func() error { return requestsServer.Serve(socket) },
-	} {
-		go func() { failed <- serve() }()
-	}
+	serve(func() error { return a.Run(ctx) })
+	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
+	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
+	serve(func() error { return a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) })
+	serve(func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) })
+	serve(func() error { return requestsServer.Serve(socket) })
 	return <-failed
 }
 
-// park stops the machine, if it is to become a template. It returns in every clone of it.
-func park() error {
+// containerOptions are those of all containers, whoever asks for them.
+func containerOptions(children *reaper.Reaper, logger *slog.Logger) container.Options {
+	return container.Options{
+		Reaper: children, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot, Share: protocol.ShareDir,
+		Overlays:   protocol.OverlaysDir,
+		MountShare: func(ctx context.Context) error { return machine.MountShare(ctx, shareTag, protocol.ShareDir) },
+		Unmount:    func() error { return machine.Unmount(protocol.ShareDir) },
+		Crun:       crunPath,
+	}
+}
+
+// park stops the machine, if it is to become a template. It returns in every clone of it. What a clone would do for the first time is done
+// before.
+func park(ctx context.Context, children *reaper.Reaper, logger *slog.Logger) error {
 	asked, err := machine.ParkAsked()
 	if err != nil || !asked {
 		return err
+	}
+	if err := errors.Join(protocol.GuestMessages.Prepare(), protocol.AgentResponses.Prepare()); err != nil {
+		return err
+	}
+	if err := container.NewSet(containerOptions(children, logger)).Rehearse(ctx); err != nil {
+		return fmt.Errorf("rehearse the start of a container: %w", err)
 	}
 	debug.FreeOSMemory() // what is saved is copied for each clone
 	return machine.Park()
@@ -139,11 +149,10 @@ func park() error {
 func requestServer(a *agent.Agent, children *reaper.Reaper, logger *slog.Logger) *requests.Server {
 	files := &hostfile.Bringer{Get: a.Data, Logger: logger}
 	jobs := requests.NewJobs()
-	runs := container.NewSet(container.Options{
-		Reaper: children, Streams: jobs, Reporter: jobs, Logger: logger, Dir: protocol.ContainersDir, CgroupRoot: machine.CgroupRoot,
-		Share: protocol.ShareDir, MountShare: a.Containers().Mount, Unmount: func() error { return nil },
-		Overlays: protocol.OverlaysDir, Crun: crunPath,
-	})
+	options := containerOptions(children, logger)
+	options.Streams, options.Reporter = jobs, jobs
+	options.MountShare, options.Unmount = a.Containers().Mount, func() error { return nil }
+	runs := container.NewSet(options)
 	a.AlsoStop(runs)
 	return requests.New(requests.Options{
 		Containers: runs,

@@ -2,6 +2,7 @@ package container
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -227,6 +228,23 @@ func TestLookup(t *testing.T) {
 		got, err := lookup(c.program, c.env)
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("lookup(%q, %q) = %q, %v; want %q, %v", c.program, c.env, got, err, c.want, c.err)
+		}
+	}
+}
+
+func TestRehearse(t *testing.T) {
+	h := newHost(t)
+	for range 2 {
+		if err := h.set.Rehearse(h.context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(h.set.containers)+len(h.set.requests) != 0 || len(h.notes()) != 0 {
+		t.Errorf("left: %v, %v; heard %q", h.set.containers, h.set.requests, h.notes())
+	}
+	for _, dir := range []string{h.set.Dir, "/sys/fs/cgroup"} {
+		if left, err := filepath.Glob(filepath.Join(dir, "*rehearsal*")); err != nil || len(left) != 0 {
+			t.Errorf("left: %q, %v", left, err)
 		}
 	}
 }
