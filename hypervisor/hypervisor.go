@@ -53,7 +53,8 @@ type Config struct {
 	// Parks lets the guest stop the machine, see Machine.Parked.
 	Parks bool
 	// PrivateMemory has a restored machine use the saved memory itself and copy the pages that it writes. No device of a vhost-user
-	// daemon can be plugged into it, as those need memory that is shared. A machine that boots takes no notice.
+	// daemon can be plugged into it, as those need memory that is shared. The saved machine has to be one that was booted with this: it
+	// does not report free pages, as others give back to the host what their guest does not use.
 	PrivateMemory bool
 }
 

@@ -108,6 +108,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	}
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
+	go machine.TrimCache(ctx, logger)
 	serve(func() error { return a.Run(ctx) })
 	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
 	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
@@ -141,7 +142,11 @@ func park(ctx context.Context, children *reaper.Reaper, logger *slog.Logger) err
 	if err := container.NewSet(containerOptions(children, logger)).Rehearse(ctx); err != nil {
 		return fmt.Errorf("rehearse the start of a container: %w", err)
 	}
-	debug.FreeOSMemory() // what is saved is copied for each clone
+	// What is saved is copied for each clone.
+	debug.FreeOSMemory()
+	if err := machine.ZeroFree(); err != nil {
+		return err
+	}
 	return machine.Park()
 }
 

@@ -19,18 +19,19 @@ func TestArguments(t *testing.T) {
 	common := []string{
 		"-name limpet-a,,b", "-S", "-no-reboot", "-nodefaults", "-no-user-config", "-display none", "-smp 8",
 		"-m 256M,maxmem=4096M", "memory-backend-file,id=memory,", "size=256M,mem-path=/proc/self/fd/4", "-device pvpanic",
-		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x1,chassis=1",
-		"pcie-root-port,id=port3,bus=pcie.0,addr=0x4,chassis=4",
+		"socket,id=monitor,fd=3", "-sandbox on,", "pcie-root-port,id=port0,bus=pcie.0,addr=0x2,chassis=1",
+		"pcie-root-port,id=port3,bus=pcie.0,addr=0x5,chassis=4",
 	}
 	booted := []string{
 		"-kernel /k", "-initrd /i", "maxcpus=2 ", " quiet x=1", "console=ttyS0 ", "random.trust_cpu=on", "share=on", "panic=none",
 	}
+	const balloon = "virtio-balloon-pci,id=balloon,bus=pcie.0,addr=0x1,free-page-reporting=on"
 	parking, private := config, config
 	parking.Parks, private.PrivateMemory = true, true
 	more := config
 	more.Ports = hypervisor.MaxPorts
 	line := strings.Join(arguments(more, hypervisor.AcceleratorTCG, false), " ")
-	if !strings.Contains(line, "id=port27,bus=pcie.0,addr=0x1c,chassis=28") {
+	if !strings.Contains(line, "id=port27,bus=pcie.0,addr=0x1d,chassis=28") {
 		t.Errorf("no port27 in %s", line)
 	}
 	for _, test := range []struct {
@@ -42,19 +43,20 @@ func TestArguments(t *testing.T) {
 	}{
 		{
 			"emulated", config, hypervisor.AcceleratorTCG, false,
-			append(booted, "-accel tcg", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="), []string{"-incoming"},
+			append(booted, balloon, "-accel tcg,tb-size=272 ", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="),
+			[]string{"-incoming"},
 		},
 		{
 			"on KVM", config, hypervisor.AcceleratorKVM, false,
-			append(booted, "-accel kvm", "-cpu host"), []string{"clearcpuid", "lpj=", "-incoming"},
+			append(booted, "-accel kvm ", balloon, "-cpu host"), []string{"clearcpuid", "lpj=", "-incoming"},
 		},
 		{"parking", parking, hypervisor.AcceleratorTCG, false, []string{"-action panic=pause"}, []string{"panic=none"}},
 		{
 			"restored", config, hypervisor.AcceleratorTCG, true,
-			[]string{"-incoming defer", "share=on", "panic=none"}, []string{"-kernel", "-initrd", "-append"},
+			[]string{"-incoming defer", "share=on", "panic=none", balloon}, []string{"-kernel", "-initrd", "-append"},
 		},
-		{"restored for itself", private, hypervisor.AcceleratorTCG, true, []string{"-incoming defer", "share=off"}, nil},
-		{"booted, although private", private, hypervisor.AcceleratorTCG, false, booted, nil},
+		{"restored for itself", private, hypervisor.AcceleratorTCG, true, []string{"-incoming defer", "share=off"}, []string{"balloon"}},
+		{"booted for such ones", private, hypervisor.AcceleratorTCG, false, booted, []string{"balloon"}},
 	} {
 		line := strings.Join(arguments(test.config, test.accelerator, test.restore), " ")
 		for _, part := range slices.Concat(common, test.has) {
@@ -66,6 +68,24 @@ func TestArguments(t *testing.T) {
 			if strings.Contains(line, part) {
 				t.Errorf("%s: %q in %s", test.name, part, line)
 			}
+		}
+	}
+}
+
+// TestAcceleration sizes the room for translations.
+func TestAcceleration(t *testing.T) {
+	for _, test := range []struct {
+		memoryMiB, vcpus, maxVCPUs int
+		want                       string
+	}{
+		{96, 1, 1, "tcg,tb-size=130"}, {256, 1, 4, "tcg,tb-size=264"}, {512, 8, 0, "tcg,tb-size=528"}, {1 << 20, 1, 64, "tcg,tb-size=1152"},
+	} {
+		config := hypervisor.Config{MemoryMiB: test.memoryMiB, VCPUs: test.vcpus, MaxVCPUs: test.maxVCPUs}
+		if got := acceleration(config, hypervisor.AcceleratorTCG); got != test.want {
+			t.Errorf("%+v: got %s", test, got)
+		}
+		if got := acceleration(config, hypervisor.AcceleratorKVM); got != "kvm" {
+			t.Errorf("%+v: got %s", test, got)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 // would take longer than the start.
 func (p *plan) ingredients() ([]hypervisor.Ingredient, error) {
 	plain := p.config
-	plain.Name, plain.Parks, plain.PrivateMemory = "", false, false
+	plain.Name, plain.Parks = "", false
 	result := []hypervisor.Ingredient{
 		{Name: hypervisor.IngredientArguments, Value: strings.Join(arguments(plain, p.accelerator, false), " ")},
 	}

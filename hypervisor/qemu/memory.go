@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,41 @@ func newMemory(mebibytes int) (*os.File, error) {
 
 // copySparse copies what there is of source, and leaves holes where it has holes. target is empty; it gets source's length.
 func copySparse(target, source *os.File) error {
+	return copyData(target, source, func(start, end int64) error {
+		_, err := io.Copy(io.NewOffsetWriter(target, start), io.NewSectionReader(source, start, end-start))
+		return err
+	})
+}
+
+// pageSize is that of the guest's memory and of the file's.
+const pageSize = 4096
+
+// copyNonzero is copySparse that leaves holes where source has pages of zeroes, too.
+func copyNonzero(target, source *os.File) error {
+	var zeroes [pageSize]byte
+	buffer := make([]byte, 256*pageSize)
+	return copyData(target, source, func(start, end int64) error {
+		for ; start < end; start += int64(len(buffer)) {
+			data := buffer[:min(int64(len(buffer)), end-start)]
+			if _, err := source.ReadAt(data, start); err != nil {
+				return err
+			}
+			for i := 0; i < len(data); i += pageSize {
+				page := data[i:min(i+pageSize, len(data))]
+				if bytes.Equal(page, zeroes[:len(page)]) {
+					continue
+				}
+				if _, err := target.WriteAt(page, start+int64(i)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// copyData gives target the length of source, and has copySpan copy what is between source's holes.
+func copyData(target, source *os.File, copySpan func(start, end int64) error) error {
 	info, err := source.Stat()
 	if err != nil {
 		return err
@@ -43,7 +79,7 @@ func copySparse(target, source *os.File) error {
 		if err != nil {
 			return fmt.Errorf("find a hole in %s: %w", source.Name(), err)
 		}
-		if _, err := io.Copy(io.NewOffsetWriter(target, start), io.NewSectionReader(source, start, end-start)); err != nil {
+		if err := copySpan(start, end); err != nil {
 			return err
 		}
 		offset = end

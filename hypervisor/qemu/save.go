@@ -57,7 +57,7 @@ func (m *machine) save(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	d.Memory, err = create(filepath.Join(dir, memoryFile), func(file *os.File) error { return copySparse(file, m.memory) })
+	d.Memory, err = create(filepath.Join(dir, memoryFile), func(file *os.File) error { return copyNonzero(file, m.memory) })
 	if err != nil {
 		return err
 	}

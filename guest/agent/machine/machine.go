@@ -78,6 +78,9 @@ func Setup() error {
 	if err := unix.Sethostname([]byte("limpet")); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
+	if err := shortenPageLists(); err != nil {
+		return err
+	}
 	if err := raiseLoopback(); err != nil {
 		return fmt.Errorf("raise the loopback interface: %w", err)
 	}

@@ -101,6 +101,8 @@ func do(verb, argument string) (string, error) {
 		return "ok", unix.Setxattr(argument, "user.limpet", []byte("1"), 0)
 	case "processors", "memory":
 		return "ok", use(verb, argument)
+	case "zero":
+		return "ok", machine.ZeroFree()
 	case "disk":
 		return disk(argument)
 	case "listen":
