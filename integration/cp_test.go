@@ -64,11 +64,11 @@ func TestCpPlaces(t *testing.T) {
 		{host("into") + "/two", c.id + "/" + second.id + ":relative"}, // to another container
 		{second.id + ":/relative", host("into") + "/"},
 		{host("a:b"), c.id + ":/"},
-		{"--guest", c.id + ":/proc/sys/kernel/hostname", host("into/hostname")},
+		{"--guest", c.id + ":/proc/sys/kernel/ostype", host("into/ostype")},
 	} {
 		s.must(s.limpet("cp", args...).Err())
 	}
-	for name, want := range map[string]string{"into/two": "one\n", "into/relative": "one\n", "into/hostname": "limpet\n"} {
+	for name, want := range map[string]string{"into/two": "one\n", "into/relative": "one\n", "into/ostype": "Linux\n"} {
 		if got, err := os.ReadFile(host(name)); string(got) != want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}

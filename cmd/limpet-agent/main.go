@@ -238,8 +238,15 @@ func (g *guest) Roots() []*os.File                     { return g.containers.Roo
 type hardware struct{}
 
 func (hardware) SetClock(unixNano int64) error    { return machine.SetClock(unixNano) }
-func (hardware) Reseed(entropy []byte) error      { return machine.Reseed(entropy) }
 func (hardware) UseProcessors(count uint64) error { return machine.UseProcessors(count) }
+
+// Reseed gives the machine randomness of its own, and what is made of it.
+func (hardware) Reseed(entropy []byte) error {
+	if err := machine.Reseed(entropy); err != nil {
+		return err
+	}
+	return machine.Name()
+}
 
 func (hardware) AwaitMemory(ctx context.Context, bytes uint64) error {
 	return machine.AwaitMemory(ctx, bytes)

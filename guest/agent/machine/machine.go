@@ -75,9 +75,6 @@ func Setup() error {
 			return fmt.Errorf("set limit %d: %w", resource, err)
 		}
 	}
-	if err := unix.Sethostname([]byte("limpet")); err != nil {
-		return fmt.Errorf("set the host name: %w", err)
-	}
 	if err := shortenPageLists(); err != nil {
 		return err
 	}
