@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
 	"time"
 
@@ -14,22 +16,27 @@ import (
 	"github.com/limpet-run/limpet/runtime/template"
 )
 
-// wakeTimeout is how long a clone's agent may take to call: under emulation it takes a fifth of a second, and on a very busy host
-// seconds. After that the sandbox boots.
-const wakeTimeout = 20 * time.Second
 
-// startClone starts a machine as a clone, and returns when its agent is ready. On error everything is undone but the template.
+// cloneShare is the part of the time for a start (timeouts.boot) that a clone may take, with its template if that has to be made. The rest
+// is for the boot after it.
+const cloneShare = 2
+
+// startClone starts a machine as a clone, and returns when its agent is ready. On error everything is undone, and a template that is no
+// good is removed.
 func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver, parent *undo) (_ started, err error) {
 	if needed := plan.ports(); needed > hypervisor.DefaultPorts {
 		return started{}, fmt.Errorf("it needs %d ports for devices, and a clone has %d: %w", needed, hypervisor.DefaultPorts,
 			errdefs.ErrResourceExhausted)
 	}
+	limit := time.Duration(plan.config.Timeouts.Boot) / cloneShare
+	cloneCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not ready within %s, half of timeouts.boot", limit))
+	defer cancel()
 	done := plan.times.stage("template")
 	store := template.Open(plan.config.Template.Dir)
 	config := plan.template()
-	ingredients, dir, err := useTemplate(ctx, store, driver, config)
+	ingredients, dir, err := useTemplate(cloneCtx, store, driver, config)
 	if err != nil {
-		return started{}, err
+		return started{}, because(cloneCtx, err)
 	}
 	done()
 	steps := &undo{}
@@ -38,6 +45,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		if err == nil {
 			return
 		}
+		err = because(cloneCtx, err)
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		err = errors.Join(err, steps.run(undoCtx, newTrace()))
@@ -45,26 +53,47 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 			err = errors.Join(err, store.Discard(ingredients))
 		}
 	}()
-	machine, guest, err := assemble(ctx, plan, steps, func(ctx context.Context) (hypervisor.Machine, error) {
+	machine, guest, err := assemble(cloneCtx, plan, steps, func(ctx context.Context) (hypervisor.Machine, error) {
 		config := config // what only the clone has is no part of the template
 		config.Shares = []hypervisor.Share{plan.share()}
 		machine, err := driver.Restore(ctx, config, dir)
-		spoilt = err != nil && !errdefs.IsNotFound(err) // it was removed meanwhile
+		removed := errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) // by others
+		spoilt = err != nil && !removed && ctx.Err() == nil
 		return machine, err
 	})
 	if err != nil {
 		return started{}, err
 	}
-	wakeCtx, cancel := context.WithTimeout(ctx, wakeTimeout)
-	defer cancel()
-	done = plan.times.stage("wake")
-	if _, err := guest.WaitReady(wakeCtx); err != nil {
+	defer plan.times.stage("wake")()
+	if err := awaitWake(cloneCtx, machine, guest); err != nil {
 		spoilt = true
 		return started{}, fmt.Errorf("the clone does not wake: %w", err)
 	}
-	done()
 	parent.take(steps)
 	return started{machine: machine, guest: guest, frame: plan.bare, template: template.ID(ingredients)}, nil
+}
+
+// because adds to an error what ended the context, if something has: that says more than what a step makes of it.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+}
+
+// awaitWake waits until a clone's agent is ready, and not for a machine that has ended.
+func awaitWake(ctx context.Context, machine Machine, guest Guest) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if err := machine.Wait(ctx); ctx.Err() == nil {
+			cancel(cmp.Or(err, errors.New("it has turned itself off")))
+		}
+	}()
+	if _, err := guest.WaitReady(ctx); err != nil {
+		return because(ctx, err)
+	}
+	return nil
 }
 
 // template describes the machine that sandboxes of this configuration are clones of.
