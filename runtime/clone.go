@@ -16,7 +16,6 @@ import (
 	"github.com/limpet-run/limpet/runtime/template"
 )
 
-
 // cloneShare is the part of the time for a start (timeouts.boot) that a clone may take, with its template if that has to be made. The rest
 // is for the boot after it.
 const cloneShare = 2

@@ -28,7 +28,7 @@ type pluggedDevice struct {
 	device device
 	port   string                 // empty: a disk
 	target int                    // of a disk
-	share  string                 // directory of a share
+	share  *sharedDir             // of a share; else nil
 	daemon *child.Child           // serves the share; else nil
 	ending atomic.Bool            // the daemon is told to end
 	vsock  hypervisor.VsockDevice // else nil
@@ -169,6 +169,10 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	if share.Tag == "" || len(share.Tag) > maxTag {
 		return nil, fmt.Errorf("tag %q: not of 1 to %d bytes: %w", share.Tag, maxTag, errdefs.ErrInvalidArgument)
 	}
+	dir, err := lookAtShare(share.Dir)
+	if err != nil {
+		return nil, err
+	}
 	daemon, connection, err := m.takeServer(ctx, share)
 	if err != nil {
 		return nil, err
@@ -176,14 +180,14 @@ func (m *machine) plugShare(ctx context.Context, port string, share hypervisor.S
 	plan := shareDevice(share.ID, port, share.Tag)
 	err = m.addDevice(ctx, share.ID, connection, plan)
 	if err == nil { // which it is not before the daemon has answered, from its namespace
-		err = protectShare(daemon, share.Dir)
+		err = protectShare(daemon, dir)
 	}
 	if err = errors.Join(err, connection.Close()); err != nil {
 		daemon.Kill()
 		<-daemon.Done()
 		return nil, daemon.Explain(err)
 	}
-	plugged := &pluggedDevice{device: plan, port: port, share: share.Dir, daemon: daemon}
+	plugged := &pluggedDevice{device: plan, port: port, share: dir, daemon: daemon}
 	go m.guard(plugged)
 	return plugged, nil
 }

@@ -17,6 +17,20 @@ import (
 // and nowhere else: on the host it would be in the way of who removes a directory that has a mount somewhere, and would be left by a
 // process that is killed; and a name that the guest put in the place of a directory can lead to nothing of the host's.
 
+// sharedDir is the directory of a share: the one that had the path when the share was plugged, whatever its path is now.
+type sharedDir struct {
+	path          string // for errors
+	device, inode uint64
+}
+
+func lookAtShare(path string) (*sharedDir, error) {
+	var info unix.Stat_t
+	if err := unix.Stat(path, &info); err != nil || info.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil, fmt.Errorf("share %s: not a directory: %w", path, errors.Join(err, errdefs.ErrInvalidArgument))
+	}
+	return &sharedDir{path: path, device: info.Dev, inode: info.Ino}, nil
+}
+
 // AttachMount implements hypervisor.Machine.
 func (m *machine) AttachMount(share, path string, tree *os.File) error {
 	m.mu.Lock()
@@ -38,22 +52,18 @@ func (m *machine) AttachMount(share, path string, tree *os.File) error {
 }
 
 // protectShare makes the directory itself read-only to the guest: it belongs to who attaches mounts.
-func protectShare(daemon *child.Child, dir string) error {
+func protectShare(daemon *child.Child, dir *sharedDir) error {
 	err := inShare(daemon, dir, func() error {
 		return unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 	})
 	if err != nil {
-		return fmt.Errorf("make share %s read-only: %w", dir, err)
+		return fmt.Errorf("make share %s read-only: %w", dir.path, err)
 	}
 	return nil
 }
 
 // inShare calls f in the mount namespace of a share's daemon. It has a thread for that, which ends with it.
-func inShare(daemon *child.Child, dir string, f func() error) error {
-	var want unix.Stat_t
-	if err := unix.Stat(dir, &want); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
-	}
+func inShare(daemon *child.Child, dir *sharedDir, f func() error) error {
 	namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", daemon.Process().PID))
 	if err != nil {
 		return fmt.Errorf("mount namespace of virtiofsd: %w", err)
@@ -82,8 +92,8 @@ func inShare(daemon *child.Child, dir string, f func() error) error {
 			if err := unix.Stat("/", &got); err != nil {
 				return fmt.Errorf("look at the root of virtiofsd: %w", err)
 			}
-			if got.Dev != want.Dev || got.Ino != want.Ino {
-				return fmt.Errorf("the root of virtiofsd is not %s: %w", dir, errdefs.ErrFailedPrecondition)
+			if got.Dev != dir.device || got.Ino != dir.inode {
+				return fmt.Errorf("the root of virtiofsd is not %s: %w", dir.path, errdefs.ErrFailedPrecondition)
 			}
 			return f()
 		}()

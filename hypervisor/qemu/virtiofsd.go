@@ -112,9 +112,6 @@ func openFilesLimit() (uint64, error) {
 // startVirtiofsd serves share. It returns the daemon and a connection to it, which is the caller's to close. The daemon gets a
 // socket that listens already, so there is nothing to wait for; the socket's name is gone once it is connected.
 func (p *plan) startVirtiofsd(ctx context.Context, share hypervisor.Share) (daemon *child.Child, connection *os.File, err error) {
-	if info, err := os.Stat(share.Dir); err != nil || !info.IsDir() {
-		return nil, nil, fmt.Errorf("share %s: not a directory: %w", share.Dir, errors.Join(err, errdefs.ErrInvalidArgument))
-	}
 	kind, err := detectVirtiofsd(ctx, p.virtiofsd)
 	if err != nil {
 		return nil, nil, err

@@ -15,13 +15,17 @@ func TestCloseLosesNoWriter(t *testing.T) {
 		closeBeforeWriter(t, newDaemonConn(host, func() {}), daemon)
 	})
 	t.Run("dialled by the guest", func(t *testing.T) {
-		dir := t.TempDir()
+		dir, err := openSocketDir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.close()
 		listener, err := listenIn(dir, 6001)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer listener.close()
-		daemon := dialSocketOf(t, filepath.Join(dir, "vsock_6001"))
+		daemon := dialSocketOf(t, dir.path("vsock_6001"))
 		conn, err := listener.Accept(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -40,12 +40,27 @@ const (
 	dialSocket    = "vsock"      // where the host dials the guest; "vsock_PORT" is where the guest reaches the host
 )
 
+// socketDir is the device's directory, which may be renamed: this process reaches it by a descriptor, and the daemon works in it.
+type socketDir struct{ file *os.File }
+
+func openSocketDir(path string) (socketDir, error) {
+	file, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return socketDir{file}, err
+}
+
+// path is that of a name in the directory, for this process and as long as the directory is open.
+func (d socketDir) path(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.file.Fd(), name)
+}
+
+func (d socketDir) close() error { return d.file.Close() }
+
 // daemonDevice is a Device by vhost-device-vsock. Facts about that program which this relies on: a guest's dial of the host's port
 // P is a connection to the unix socket <uds>_P, refused if nobody listens; the host dials by writing "CONNECT P\n" to <uds>, in one
 // piece, and reading "OK n\n", before which nothing else may be sent. It serves one guest, so that its CIDs need not be unique.
 type daemonDevice struct {
 	cid     uint32
-	dial    string // path
+	dir     socketDir
 	daemon  *child.Child
 	control *os.File
 	*acceptor
@@ -58,18 +73,22 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	cid := randomCID()
-	session, err := listenIn(options.Dir, options.SessionPortBase+cid)
+	dir, err := openSocketDir(options.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("listen on the session port: %w", err)
+		return nil, err
+	}
+	cid := randomCID()
+	session, err := listenIn(dir, options.SessionPortBase+cid)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on the session port: %w", err), dir.close())
 	}
 	daemon, control, err := startDaemon(ctx, program, options, cid)
 	if err != nil {
-		return nil, errors.Join(err, session.close())
+		return nil, errors.Join(err, session.close(), dir.close())
 	}
 	d := &daemonDevice{
 		cid:      cid,
-		dial:     filepath.Join(options.Dir, dialSocket),
+		dir:      dir,
 		daemon:   daemon,
 		control:  control,
 		acceptor: session,
@@ -77,7 +96,7 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 	d.close = sync.OnceValue(func() error {
 		daemon.Kill()
 		<-daemon.Done()
-		return errors.Join(d.listeners.close(), d.acceptor.close(), control.Close())
+		return errors.Join(d.listeners.close(), d.acceptor.close(), control.Close(), dir.close())
 	})
 	go func() { // without the daemon no guest dials any more, and Accept says so
 		<-daemon.Done()
@@ -87,8 +106,8 @@ func newDaemonDevice(ctx context.Context, options Options) (Device, error) {
 }
 
 // listenIn listens on a port of the host, as the guest of the daemon in that directory sees it.
-func listenIn(dir string, port uint32) (*acceptor, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%s_%d", dialSocket, port))
+func listenIn(dir socketDir, port uint32) (*acceptor, error) {
+	path := dir.path(fmt.Sprintf("%s_%d", dialSocket, port))
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -99,7 +118,7 @@ func listenIn(dir string, port uint32) (*acceptor, error) {
 
 // Listen implements Device. The guest has the ports to itself.
 func (d *daemonDevice) Listen(port uint32) (Listener, error) {
-	return d.listeners.add(func() (*acceptor, error) { return listenIn(filepath.Dir(d.dial), port) })
+	return d.listeners.add(func() (*acceptor, error) { return listenIn(d.dir, port) })
 }
 
 func findDaemon(configured string) (string, error) {
@@ -108,14 +127,15 @@ func findDaemon(configured string) (string, error) {
 		return "", fmt.Errorf("vhost-device-vsock not found: %w: run `modprobe vhost_vsock` for the kernel's, or install the package "+
 			"vhost-device-vsock and set its path in the configuration: %w", err, errdefs.ErrNotFound)
 	}
-	return path, nil
+	return filepath.Abs(path) // it is started in another directory
 }
 
-func daemonArguments(cid uint32, dir string) []string {
+// daemonArguments are those of a daemon that works in the device's directory.
+func daemonArguments(cid uint32) []string {
 	return []string{
 		fmt.Sprintf("--guest-cid=%d", cid),
-		"--socket=" + filepath.Join(dir, controlSocket),
-		"--uds-path=" + filepath.Join(dir, dialSocket),
+		"--socket=" + controlSocket,
+		"--uds-path=" + dialSocket,
 		fmt.Sprintf("--tx-buffer-size=%d", credit),
 	}
 }
@@ -131,7 +151,9 @@ func startDaemon(ctx context.Context, program string, options Options, cid uint3
 		return nil, nil, err
 	}
 	defer appearance.close()
-	daemon, err := child.Start("vhost-device-vsock", exec.Command(program, daemonArguments(cid, options.Dir)...), options.Cgroup)
+	command := exec.Command(program, daemonArguments(cid)...)
+	command.Dir = options.Dir
+	daemon, err := child.Start("vhost-device-vsock", command, options.Cgroup)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,7 +218,7 @@ func (d *daemonDevice) Processes() []hypervisor.Process {
 func (d *daemonDevice) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := dialThrough(ctx, d.dial, port)
+	conn, err := dialThrough(ctx, d.dir.path(dialSocket), port)
 	if err != nil {
 		return nil, dialError(port, err)
 	}

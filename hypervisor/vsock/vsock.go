@@ -44,7 +44,7 @@ func ParseBackend(name string) (Backend, error) {
 type Options struct {
 	Backend Backend
 	// Dir is where the daemon's sockets are. It exists, is the caller's and the device's alone, and is short enough for a unix
-	// socket's path (below 80 bytes). The caller removes it after Close.
+	// socket's path (below 80 bytes). The caller may rename it, and removes it after Close.
 	Dir string
 	// Daemon is vhost-device-vsock: a path, or a name that is looked up in PATH.
 	Daemon string

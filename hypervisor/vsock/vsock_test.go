@@ -219,12 +219,20 @@ func TestAcceptor(t *testing.T) {
 	}
 }
 
-// TestListeners closes what is still open with the device.
+// TestListeners closes what is still open with the device, whose directory is renamed meanwhile.
 func TestListeners(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "first")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := openSocketDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sockets.close()
 	var all listeners
 	listen := func(port uint32) (Listener, error) {
-		return all.add(func() (*acceptor, error) { return listenIn(dir, port) })
+		return all.add(func() (*acceptor, error) { return listenIn(sockets, port) })
 	}
 	first, err := listen(6001)
 	if err != nil || first.Port() != 6001 {
@@ -236,9 +244,16 @@ func TestListeners(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
+	renamed := dir + "-renamed"
+	if err := os.Rename(dir, renamed); err != nil {
+		t.Fatal(err)
+	}
 	again, err := listen(6001)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(renamed, dialSocket+"_6001")); err != nil {
+		t.Error(err)
 	}
 	for range 2 {
 		if err := all.close(); err != nil {
@@ -251,7 +266,7 @@ func TestListeners(t *testing.T) {
 	if _, err := listen(6002); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("listen after the end: %v", err)
 	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+	if entries, err := os.ReadDir(renamed); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }
