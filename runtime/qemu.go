@@ -99,6 +99,9 @@ func (p *machinePlan) machine(frame frame, ports int) hypervisor.Config {
 		Cmdline: []string{
 			"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
 			"dummy.numdummies=0", // else there is a network interface that nobody asked for
+			// For the agent, whose program is in Go: an emulated clone's first milliseconds are slow, and what runs then is not to be
+			// interrupted for that.
+			"GODEBUG=asyncpreemptoff=1",
 		},
 		VCPUs: frame.vcpus, MemoryMiB: frame.memory, MaxVCPUs: frame.maxVCPUs, MaxMemoryMiB: frame.maxMemory,
 		Ports:       ports,

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -183,7 +184,11 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 	command := exec.Command(p.qemu, arguments(p.config, p.accelerator, restore)...)
 	command.Stdout = console
 	command.ExtraFiles = []*os.File{monitorFD - 3: theirs, memoryFD - 3: memory}
-	process, err := child.Start("qemu", command, p.config.Cgroup)
+	var process *child.Child
+	err = p.withPages(func() (err error) {
+		process, err = child.Start("qemu", command, p.config.Cgroup)
+		return err
+	})
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, errors.Join(err, ours.Close(), memory.Close())
 	}
@@ -201,6 +206,24 @@ func (p *plan) start(ctx context.Context, memory *os.File, restore bool) (*machi
 		return nil, errors.Join(p.accelerator.Advise(process.Explain(err)), memory.Close())
 	}
 	return newMachine(p, process, monitor, console, memory, servers), nil
+}
+
+// hugePages is held while this process has none to pass on.
+var hugePages sync.Mutex
+
+// withPages starts a process with the pages that suit the accelerator. TCG's own memory is filled bit by bit, in many places: with huge pages
+// much of it is never used, and to clear them takes a tenth of a clone's start. A process has that choice from the one that starts it.
+func (p *plan) withPages(start func() error) error {
+	if p.accelerator != hypervisor.AcceleratorTCG {
+		return start()
+	}
+	hugePages.Lock()
+	defer hugePages.Unlock()
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("start without huge pages: %w", err)
+	}
+	defer unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0) // cannot fail either
+	return start()
 }
 
 // socketPair makes the two ends of QEMU's monitor.
