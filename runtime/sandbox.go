@@ -180,7 +180,7 @@ func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked ask
 	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
 		return plan, err
 	}
-	bare, err := hostFrame(configuration.VM, demand{})
+	clone, err := hostFrame(configuration.VM, demand{})
 	if err != nil {
 		return plan, err
 	}
@@ -209,7 +209,7 @@ func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked ask
 		return plan, err
 	}
 	return machinePlan{
-		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		name: s.id, config: configuration, frame: s.frame, bare: clone.bare(), cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
 		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
 	}, nil
 }

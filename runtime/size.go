@@ -24,6 +24,8 @@ const (
 	// minDefaultVCPUs is how many processors a machine can have on a host that has fewer: a container that asks for some more is to
 	// have them, and they are cheap.
 	minDefaultVCPUs = 4
+	// bareMemoryMiB is how much memory a clone starts with, unless it is to have less.
+	bareMemoryMiB = 256
 	// describedPerByte is how many bytes of memory the guest's kernel describes with one: a page of 4096 with 64.
 	describedPerByte = 4096 / 64
 )
@@ -122,6 +124,13 @@ func newFrame(vm config.VM, floor demand, hostCPUs, hostMemory int) frame {
 		needed := config.MinMemoryMiB + int(min(mebibytes(floor.memory), config.MaxMemoryMiB))
 		f.memory = min(max(f.memory, needed+needed/describedPerByte), f.maxMemory)
 	}
+	return f
+}
+
+// bare is the frame of a clone, which grows to what this one starts with when it has a container: templates are small, and the same for
+// machines of many sizes.
+func (f frame) bare() frame {
+	f.memory = min(f.memory, bareMemoryMiB)
 	return f
 }
 

@@ -87,6 +87,24 @@ func TestNewFrame(t *testing.T) {
 	}
 }
 
+func TestBareFrame(t *testing.T) {
+	for _, test := range []struct{ frame, want frame }{
+		{frame{1, 256, 4, 4000, 256}, frame{1, 256, 4, 4000, 256}},
+		{frame{1, 128, 4, 4000, 128}, frame{1, 128, 4, 4000, 128}},
+		{frame{2, 2048, 4, 4000, 2048}, frame{2, 256, 4, 4000, 2048}},
+	} {
+		got := test.frame.bare()
+		if got != test.want {
+			t.Errorf("%+v: %+v, want %+v", test.frame, got, test.want)
+		}
+		// With a container it has what the other starts with, and a little more, which describes what is added.
+		size, _ := got.size(slices.Values([]demand{{}}))
+		if has := got.memory + size.addedMemory; has < test.frame.memory || size.vcpus != test.frame.vcpus {
+			t.Errorf("%+v: grows to %+v", test.frame, size)
+		}
+	}
+}
+
 func TestFrameSize(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
 	standard := frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
