@@ -35,6 +35,9 @@ type host struct {
 	log     []string
 }
 
+// allByCrun has crun start what a new host starts.
+var allByCrun bool
+
 func newHost(t *testing.T) *host {
 	t.Helper()
 	agenttest.NeedRoot(t)
@@ -51,6 +54,9 @@ func newHost(t *testing.T) *host {
 		CgroupRoot: "/sys/fs/cgroup", Share: h.share, Crun: crun,
 		MountShare: func(context.Context) error { return nil }, Unmount: func() error { return nil },
 	})
+	if allByCrun {
+		h.set.native = h.set.crun
+	}
 	return h
 }
 

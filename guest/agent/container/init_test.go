@@ -167,3 +167,94 @@ func (h *host) lookAround(id string, spec *specs.Spec) string {
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
+
+// TestByCrun has crun start the containers of other tests, which native starts there.
+func TestByCrun(t *testing.T) {
+	allByCrun = true
+	defer func() { allByCrun = false }()
+	for name, test := range map[string]func(*testing.T){
+		"output": TestRunOutputExit, "input": TestStdinToStdout, "signals": TestSignals, "kill all": TestKillAllEndsExecsBeforeInit,
+		"output held": TestExitWithOutputHeldAndUnread, "failed starts": TestFailedStarts, "pause": TestPauseResumePidsStats, "stop": TestStop,
+		"terminal": TestTerminal, "pod": TestPodIsShared, "shared PID namespace": TestEndInSharedPID, "another container's": TestNamespaceOfContainer,
+	} {
+		t.Run(name, test)
+	}
+}
+
+// TestFailedInit says what is wrong with a container's program or directories, and leaves nothing.
+func TestFailedInit(t *testing.T) {
+	h := newHost(t)
+	h.prepare("c")
+	for name, c := range map[string]struct {
+		change func(*specs.Spec)
+		want   string
+	}{
+		"no program":       {func(s *specs.Spec) { s.Process.Args[0] = "nope" }, `executable file "nope" not found in $PATH`},
+		"no program there": {func(s *specs.Spec) { s.Process.Args[0] = "/bin/nope" }, `executable file "/bin/nope" not found`},
+		"a directory":      {func(s *specs.Spec) { s.Process.Args[0] = "/proc" }, `"/proc" is not executable`},
+		"not executable":   {func(s *specs.Spec) { s.Process.Args[0] = "/proc/version" }, `"/proc/version" is not executable`},
+		"not for this user": {func(s *specs.Spec) {
+			s.Process.Args[0], s.Process.User.UID, s.Process.Capabilities = "/root-only/sh", 5, nil
+		}, `"/root-only/sh" is not executable`},
+		"directory a file": {func(s *specs.Spec) { s.Process.Cwd = "/bin/busybox" }, "working directory /bin/busybox: not a directory"},
+		"no source": {func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/nowhere", Options: []string{"bind"}})
+		}, "source /nowhere: no such file"},
+		"a file for a place": {func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/bin/sh/x", Type: "tmpfs", Source: "x", Options: []string{}})
+		}, "/bin/sh/x of the container: not a directory"},
+		"bad option": {func(s *specs.Spec) { s.Mounts[1].Options = []string{"size=many"} }, "option size=many: invalid argument"},
+		"link for proc": {func(s *specs.Spec) {
+			s.Mounts[0].Destination = "/link"
+		}, "/link of the container: too many levels of symbolic links"},
+		"bad rule": {func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Type: "x"}}}
+		}, `type "x"`},
+		"long name":  {func(s *specs.Spec) { s.Hostname = strings.Repeat("x", 100) }, "set the host name"},
+		"a zero":     {func(s *specs.Spec) { s.Process.Args = append(s.Process.Args, "a\x00b") }, "invalid argument"},
+		"bad limits": {func(s *specs.Spec) { s.Process.Rlimits[0].Soft = 1 << 40 }, "set RLIMIT_NOFILE: invalid argument"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := filepath.Join(h.share, "c/rootfs")
+			_ = os.Symlink("proc", filepath.Join(root, "link"))
+			_ = os.Mkdir(filepath.Join(root, "root-only"), 0o700)
+			_ = os.Link(filepath.Join(root, "bin/busybox"), filepath.Join(root, "root-only/sh"))
+			spec := h.spec("sh", "-c", "true")
+			c.change(spec)
+			if _, native := canNative(spec); !native {
+				t.Fatal("not for native")
+			}
+			if _, err := h.tryRun("c", spec, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %s", err, c.want)
+			}
+			if entries, _ := os.ReadDir(h.set.Dir); len(entries) != 0 {
+				t.Errorf("left: %v", entries)
+			}
+		})
+	}
+	k, err := h.tryRun("c", h.spec("true"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit := k.wait(); exit.Code != 0 {
+		t.Errorf("a start after failed ones: %+v", exit)
+	}
+}
+
+// TestNoDescriptors: a container whose directory or program is one of the agent's descriptors does not get there.
+func TestNoDescriptors(t *testing.T) {
+	h := newHost(t)
+	outside, err := os.Open(h.share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	h.prepare("c")
+	for fd := 3; fd < 40; fd++ {
+		spec := h.spec("ls")
+		spec.Process.Cwd = fmt.Sprintf("/proc/self/fd/%d", fd)
+		if k, err := h.tryRun("c", spec, nil); err == nil {
+			t.Fatalf("%s: in %q", spec.Process.Cwd, k.output("stdout"))
+		}
+	}
+}
