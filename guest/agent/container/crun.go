@@ -11,16 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 )
-
-// startTimeout is how long crun may take: a start took 0.3 s in an emulated guest, and fifty at once on one processor 15 s.
-const startTimeout = 60 * time.Second
 
 // crun starts processes with the OCI runtime of that name: the general way, which every specification can go.
 type crun struct {

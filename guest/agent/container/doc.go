@@ -30,6 +30,27 @@
 // with an id, a control group and streams like an init's. It is running from the start on; what it leaves running at its end goes on, and
 // its control group is removed when that has ended, too.
 //
+// # Starting a process
+//
+// An ordinary container is made by the agent itself (native): a thread goes into new namespaces, makes the container's file system (package
+// rootfs), and forks (package fork). The fork carries out what only the process itself can do, and becomes the program:
+//
+//	thread    namespaces, root bound ------> mounts, devices, masks, names, pivot --------> ends
+//	                                 |              ^                                |
+//	process                          +--> proc, waits                                +--> limits, user, capabilities, session, program
+//
+// The process mounts its proc because only a process of the PID namespace can; it can be the first of it only by a fork.
+//
+// An exec is a fork of a thread in the container's namespaces. A PID namespace has others in it, who may look at the process (ptrace(2)). So
+// the fork joins the namespace, becomes what the process is to be, loses its memory, and then divides: what comes to be among the others
+// has nothing that is not the container's. The same goes for the first process of a container that is in the PID namespace of a pod,
+// but for its privileges, which it gives up only when its container is made.
+//
+// What native does not do (canNative), such as user namespaces and seccomp filters, is done by crun, an OCI runtime, a program of the
+// guest image. It knows only of the containers that it has started. Limits, signals, the end: all else is the same for both.
+//
+// In an emulated guest what runs for the first time is dear. So a start is rehearsed before there is a container (Rehearse).
+//
 // # Namespaces
 //
 // A container has namespaces of its own, or those of the pod (package pod) or of another container that runs, where its specification has

@@ -97,6 +97,8 @@ func (n *native) start(ctx context.Context, l launch) (launched, error) {
 	if err := checkPlain(l.process); err != nil {
 		return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	hold := n.reaper.Hold()
 	defer hold.Release()
 	w := &way{launch: l, native: n, hold: hold, plan: fork.New(roomFor(l.process))}

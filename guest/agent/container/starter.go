@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -10,6 +11,9 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/rootfs"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
+
+// startTimeout is how long a start may take: by crun one took 0.3 s in an emulated guest, and fifty at once on one processor 15 s.
+const startTimeout = 60 * time.Second
 
 // starter starts one process. What it starts is claimed from the reaper; on an error nothing of the process is left.
 type starter interface {

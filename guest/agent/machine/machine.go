@@ -98,6 +98,11 @@ func stackRoot() error {
 	if err := unix.Mount("/", stacked, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
+	// The first mount is where this program comes from, and a process on its way into a container is still this program: a container that
+	// gets hold of it (/proc/PID/exe) must not write to it.
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
 	if err := unix.Chdir(stacked); err != nil {
 		return err
 	}
