@@ -54,7 +54,7 @@ type Container struct {
 	// Guarded by set.mu.
 	state     state
 	spec      *specs.Spec
-	native    bool // it was started without crun
+	native    *parts // what it was made of if it was started natively
 	init      *Process
 	processes map[uint64]*Process // those whose exit is not reported yet, and the init
 	exited    []uint64            // ended execs, oldest first
@@ -109,13 +109,17 @@ func (c *Container) run(ctx context.Context, m protocol.Run) (_ *Process, err er
 	if err := resolveUser(c.rootfs, &spec.Process.User); err != nil {
 		return nil, fmt.Errorf("run container %s: %w", c.id, err)
 	}
-	by, files := c.set.starterOf(spec)
+	var by starter = c.set.crun
+	made := canNative(spec)
+	if made != nil {
+		by = c.set.native
+	}
 	l := launch{
-		container: c, requestID: m.RequestID, process: spec.Process, size: m.Size, first: &first{spec: spec, raw: m.Spec, files: files},
+		container: c, requestID: m.RequestID, process: spec.Process, size: m.Size, first: &first{spec: spec, raw: m.Spec, parts: made},
 	}
 	p, err := c.launch(ctx, by, l, m.Streams, func(p *Process) {
 		c.set.mu.Lock()
-		c.state, c.spec, c.native, c.init = running, spec, files != nil, p
+		c.state, c.spec, c.native, c.init = running, spec, made, p
 		c.set.mu.Unlock()
 		c.watchOOM()
 	})

@@ -48,9 +48,15 @@ func (w *way) enter(ctx context.Context) error {
 	w.plan.Streams(files, init)
 	w.plan.Hold()
 	w.joinPIDs(init)
-	w.identity()
-	w.divide()
-	w.session()
+	if w.container.native != nil && w.container.native.filter != nil && !w.process.NoNewPrivileges {
+		w.divide() // a filter that has to come before the end of privileges may forbid it
+		w.session()
+		w.identity()
+	} else {
+		w.identity()
+		w.divide()
+		w.session()
+	}
 	w.exec()
 	pid, err := w.startIn(group, proc)
 	if err != nil {

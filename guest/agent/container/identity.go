@@ -32,6 +32,9 @@ func (w *way) identity() {
 		groups = binary.NativeEndian.AppendUint32(groups, group)
 	}
 	p.Call("set groups", unix.SYS_SETGROUPS, uintptr(len(process.User.AdditionalGids)), p.Bytes(groups))
+	if !process.NoNewPrivileges { // else it takes no privilege, and is the last to be done
+		w.filterCalls()
+	}
 	sets := capabilitySetsOf(process.Capabilities)
 	sets.bound(p)
 	uid, gid := uintptr(process.User.UID), uintptr(process.User.GID)
@@ -42,6 +45,27 @@ func (w *way) identity() {
 	if process.NoNewPrivileges {
 		p.Call("give up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
+}
+
+// filterCalls has the process's system calls filtered from then on, if the container has a filter.
+func (w *way) filterCalls() {
+	made := w.container.native
+	if w.first != nil {
+		made = w.first.parts
+	}
+	if made == nil || made.filter == nil {
+		return
+	}
+	var program []byte
+	for _, i := range made.filter.Program { // struct sock_filter
+		program = binary.NativeEndian.AppendUint16(program, i.Code)
+		program = append(program, i.Jt, i.Jf)
+		program = binary.NativeEndian.AppendUint32(program, i.K)
+	}
+	// struct sock_fprog of a 64-bit machine.
+	header := binary.NativeEndian.AppendUint64(nil, uint64(len(made.filter.Program)))
+	header = binary.NativeEndian.AppendUint64(header, uint64(w.plan.Bytes(program)))
+	w.plan.Call("filter system calls", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, made.filter.Flags, w.plan.Bytes(header))
 }
 
 // session makes the process the leader of a session, whose terminal is its own.

@@ -63,8 +63,8 @@ func (w *way) build(ctx context.Context) error {
 	if err := w.furnish(root, rootfs.Sources{Proc: staged, Group: w.groupSource()}, console); err != nil {
 		return err
 	}
-	w.identity()
 	w.session()
+	w.identity()
 	w.exec()
 	if err := w.plan.Proceed(); err != nil {
 		return err

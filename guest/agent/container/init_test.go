@@ -26,6 +26,7 @@ const lookAround = `
 	cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname
 	read pid name state ppid pgrp sid tty tpgid rest < /proc/$$/stat; echo leader $((pid - sid)) $((pid - pgrp)) $ppid $tty $((tpgid > 0))
 	for f in /bound/* /hidden/* /keyed/*; do echo $f; cat $f; done; echo x >/locked/x; echo x >/root-is-locked; echo x >/dev/x && echo wrote
+	busybox mkdir /bound/new && busybox rmdir /bound/new; busybox chmod 7777 /bound; busybox chmod 777 /bound
 	exit 3
 `
 
@@ -96,6 +97,10 @@ func TestInitIsAsCrun(t *testing.T) {
 			}
 			s.Mounts = []specs.Mount{s.Mounts[0], {Destination: "/dev", Type: "bind", Source: dev, Options: []string{"rbind", "ro"}}}
 		},
+		"filter": func(_ *host, s *specs.Spec) { s.Linux.Seccomp = filterOf() },
+		"filter and new privileges": func(_ *host, s *specs.Spec) {
+			s.Linux.Seccomp, s.Process.NoNewPrivileges, s.Process.User.UID = filterOf(), false, 7
+		},
 		"no control group of its own": func(_ *host, s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:4] },
 		"propagation":                 func(_ *host, s *specs.Spec) { s.Linux.RootfsPropagation = "rslave" },
 	} {
@@ -104,7 +109,7 @@ func TestInitIsAsCrun(t *testing.T) {
 			var said [2]string
 			spec := h.spec("sh", "-c", lookAround)
 			change(h, spec)
-			if _, native := canNative(spec); !native {
+			if canNative(spec) == nil {
 				t.Fatal("not for native")
 			}
 			for i := range said {
@@ -120,6 +125,34 @@ func TestInitIsAsCrun(t *testing.T) {
 			}
 			checkLines(t, said[0], said[1], true)
 		})
+	}
+}
+
+// filterOf is a filter that lets no directory be made, and no file's mode be some.
+func filterOf() *specs.LinuxSeccomp {
+	errno := uint(unix.EXDEV)
+	return &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64},
+		Syscalls: []specs.LinuxSyscall{
+			{Names: []string{"mkdir", "mkdirat", "no_such_call"}, Action: specs.ActErrno, ErrnoRet: &errno},
+			{Names: []string{"chmod"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpGreaterThan, Value: 0o777}}},
+		},
+	}
+}
+
+// TestFilteredExec: an exec has its container's filter.
+func TestFilteredExec(t *testing.T) {
+	h := newHost(t)
+	spec := h.spec("sh", "-c", "echo up; exec sleep 1000")
+	spec.Linux.Seccomp = filterOf()
+	h.run("c", spec).expect("up")
+	for _, given := range []bool{true, false} {
+		process := h.spec("sh", "-c", "grep ^Seccomp: /proc/self/status; busybox mkdir /new").Process
+		process.NoNewPrivileges = given
+		x := h.exec("c", process)
+		if out := x.output("stdout") + x.output("stderr"); !strings.Contains(out, "Seccomp:\t2\n") || !strings.Contains(out, "nvalid cross-device link") {
+			t.Errorf("no new privileges %v: %q", given, out)
+		}
 	}
 }
 
@@ -221,7 +254,7 @@ func TestFailedInit(t *testing.T) {
 			_ = os.Link(filepath.Join(root, "bin/busybox"), filepath.Join(root, "root-only/sh"))
 			spec := h.spec("sh", "-c", "true")
 			c.change(spec)
-			if _, native := canNative(spec); !native {
+			if canNative(spec) == nil {
 				t.Fatal("not for native")
 			}
 			if _, err := h.tryRun("c", spec, nil); err == nil || !strings.Contains(err.Error(), c.want) {

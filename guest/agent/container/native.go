@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-run/limpet/guest/agent/fork"
 	"github.com/limpet-run/limpet/guest/agent/reaper"
 	"github.com/limpet-run/limpet/guest/agent/rootfs"
+	"github.com/limpet-run/limpet/guest/agent/seccomp"
 )
 
 // native starts processes without another program: a thread of the agent goes to where the process is to be, or makes it, and forks. It
@@ -25,34 +26,51 @@ type native struct {
 }
 
 // canNative tells whether a container can be started by native: whether everything that its specification asks for is something that
-// native does. The plan of its file system is the largest part of the answer.
-func canNative(spec *specs.Spec) (*rootfs.Plan, bool) {
+// native does. What it is to be made of is the largest part of the answer: nil if it cannot.
+func canNative(spec *specs.Spec) *parts {
 	linux := spec.Linux
-	if !canEnter(spec, spec.Process) || len(linux.Sysctl)+len(linux.UIDMappings)+len(linux.GIDMappings)+len(linux.NetDevices) > 0 ||
+	if !plainNamespaces(linux) || checkPlain(spec.Process) != nil || len(linux.Sysctl)+len(linux.UIDMappings)+len(linux.GIDMappings)+len(linux.NetDevices) > 0 ||
 		linux.IntelRdt != nil || linux.MemoryPolicy != nil || linux.MountLabel != "" ||
 		spec.Hooks != nil && len(spec.Hooks.CreateContainer)+len(spec.Hooks.StartContainer) > 0 {
-		return nil, false
+		return nil
 	}
 	if _, err := settingsOf(linux.Resources); errdefs.IsNotImplemented(err) {
-		return nil, false
+		return nil
 	}
-	plan, err := rootfs.New(spec)
-	if err != nil || spec.Process.Terminal && !plan.Terminal {
-		return nil, false
+	made := &parts{}
+	var err error
+	if made.files, err = rootfs.New(spec); err != nil || spec.Process.Terminal && !made.files.Terminal {
+		return nil
 	}
-	return plan, true
+	if linux.Seccomp != nil {
+		if made.filter, err = seccomp.Compile(linux.Seccomp); err != nil {
+			return nil
+		}
+	}
+	return made
 }
 
-// canEnter tells whether native can start a process in such a container.
+// parts are what native makes of a container's specification.
+type parts struct {
+	files  *rootfs.Plan
+	filter *seccomp.Filter // of system calls; nil: there is none
+}
+
+// canEnter tells whether native can start a process in a container that it has not started itself.
 func canEnter(container *specs.Spec, process *specs.Process) bool {
-	linux := container.Linux
+	return plainNamespaces(container.Linux) && container.Linux.Seccomp == nil && checkPlain(process) == nil
+}
+
+// plainNamespaces tells whether native can make and enter a container's namespaces, and whether all that a process has of them is
+// theirs.
+func plainNamespaces(linux *specs.Linux) bool {
 	for _, namespace := range linux.Namespaces {
 		if _, known := cloneFlags[namespace.Type]; !known {
 			return false
 		}
 	}
-	return hasNamespace(linux, specs.PIDNamespace) && hasNamespace(linux, specs.MountNamespace) && linux.Seccomp == nil &&
-		linux.Personality == nil && len(linux.TimeOffsets) == 0 && checkPlain(process) == nil
+	return hasNamespace(linux, specs.PIDNamespace) && hasNamespace(linux, specs.MountNamespace) && linux.Personality == nil &&
+		len(linux.TimeOffsets) == 0
 }
 
 // checkPlain tells whether a process is to have only what native gives it: ErrNotImplemented if not.
@@ -69,19 +87,11 @@ func checkPlain(process *specs.Process) error {
 	return nil
 }
 
-// starterOf chooses how a container is started; files is its file system if that is not the OCI runtime's to make.
-func (s *Set) starterOf(spec *specs.Spec) (by starter, files *rootfs.Plan) {
-	if files, ok := canNative(spec); ok {
-		return s.native, files
-	}
-	return s.crun, nil
-}
-
 // starterFor chooses how a process is started in a container that runs. Of one that native has started crun knows nothing.
 func (s *Set) starterFor(c *Container, process *specs.Process) starter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.native || canEnter(c.spec, process) {
+	if c.native != nil || canEnter(c.spec, process) {
 		return s.native
 	}
 	return s.crun
@@ -220,6 +230,9 @@ func roomFor(process *specs.Process) int {
 
 // exec has the process become its program. What the container has is looked at by the calling thread, whose root is the container's.
 func (w *way) exec() {
+	if w.process.NoNewPrivileges {
+		w.filterCalls()
+	}
 	env := withHome(w.process.Env, w.process.User.UID)
 	w.plan.Exec(candidates(w.process.Args[0], env), w.process.Args, env)
 }

@@ -8,7 +8,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/guest/agent/reaper"
-	"github.com/limpet-run/limpet/guest/agent/rootfs"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
@@ -32,10 +31,9 @@ type launch struct {
 
 // first is what there is to a container's first process beside the process itself.
 type first struct {
-	spec *specs.Spec     // the container's; its namespaces have this guest's paths, its user numbers
-	raw  json.RawMessage // the container's as it came
-	// files is its file system; nil: it is for the OCI runtime to make it.
-	files *rootfs.Plan
+	spec   *specs.Spec     // the container's; its namespaces have this guest's paths, its user numbers
+	raw    json.RawMessage // the container's as it came
+	*parts                 // nil: it is not native that starts it
 }
 
 // launched is a process that was started.

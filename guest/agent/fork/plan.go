@@ -182,7 +182,7 @@ func (p *Plan) Call(name string, number uintptr, args ...uintptr) {
 // CallIfPossible adds a system call whose failure is of no account.
 func (p *Plan) CallIfPossible(number uintptr, args ...uintptr) { p.add("", number, may, 0, args...) }
 
-// signals has the process forget this one's signal handlers. All signals are blocked until Exec.
+// signals has the process, in which all signals are blocked at first, forget this one's handlers.
 func (p *Plan) signals() {
 	const last = 64
 	action := p.Bytes(make([]byte, 4*unsafe.Sizeof(uintptr(0)))) // struct sigaction: the default
@@ -191,6 +191,7 @@ func (p *Plan) signals() {
 			p.Call("reset a signal", unix.SYS_RT_SIGACTION, uintptr(signal), action, 0, sizeofSigset)
 		}
 	}
+	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, sizeofSigset)), 0, sizeofSigset)
 }
 
 // Streams makes the process's standard streams of descriptors of this process's, and closes its others but for those to be kept until it
@@ -230,7 +231,6 @@ func (p *Plan) Divide(flags uint64) {
 
 // Exec makes the process a program: the first of the files that can be executed. It is the plan's last step.
 func (p *Plan) Exec(files, args, env []string) {
-	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, sizeofSigset)), 0, sizeofSigset)
 	argv, envp := p.Texts(args), p.Texts(env)
 	for _, file := range files {
 		p.add(file, unix.SYS_EXECVE, try, 0, p.Text(file), argv, envp)
