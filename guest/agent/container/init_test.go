@@ -26,7 +26,7 @@ const lookAround = `
 	cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname
 	read pid name state ppid pgrp sid tty tpgid rest < /proc/$$/stat; echo leader $((pid - sid)) $((pid - pgrp)) $ppid $tty $((tpgid > 0))
 	for f in /bound/* /hidden/* /keyed/*; do echo $f; cat $f; done; echo x >/locked/x; echo x >/root-is-locked; echo x >/dev/x && echo wrote
-	busybox mkdir /bound/new && busybox rmdir /bound/new; busybox chmod 7777 /bound; busybox chmod 777 /bound
+	busybox mkdir /keyed/new; busybox chmod 7777 /keyed; busybox chmod 777 /keyed
 	exit 3
 `
 
