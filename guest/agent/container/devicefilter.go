@@ -48,7 +48,8 @@ const (
 	scratch
 )
 
-// deviceFilter makes the program of a specification's rules, of which the last that fits counts, and of the usual ones, which come first. What no rule fits is refused.
+// deviceFilter makes the program of a specification's rules, of which the last that fits counts, and of the usual ones, which come first.
+// What no rule fits is refused.
 func deviceFilter(rules []specs.LinuxDeviceCgroup) ([]instruction, error) {
 	program := []instruction{
 		{unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W, kind | given<<4, 0, 0},

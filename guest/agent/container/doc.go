@@ -41,13 +41,13 @@
 //
 // The process mounts its proc because only a process of the PID namespace can; it can be the first of it only by a fork.
 //
-// An exec is a fork of a thread in the container's namespaces. A PID namespace has others in it, who may look at the process (ptrace(2)). So
-// the fork joins the namespace, becomes what the process is to be, loses its memory, and then divides: what comes to be among the others
-// has nothing that is not the container's. The same goes for the first process of a container that is in the PID namespace of a pod,
-// but for its privileges, which it gives up only when its container is made.
+// An exec is a fork of a thread in the container's namespaces. A PID namespace has others in it, who may look at the process
+// (ptrace(2)). So the fork joins the namespace, becomes what the process is to be, loses its memory, and then divides: what comes to be
+// among the others has nothing that is not the container's. The same goes for the first process of a container that is in the PID
+// namespace of a pod, but for its privileges, which it gives up only when its container is made.
 //
-// What native does not do (canNative), such as user namespaces and seccomp filters, is done by crun, an OCI runtime, a program of the
-// guest image. It knows only of the containers that it has started. Limits, signals, the end: all else is the same for both.
+// What native does not do (canNative), such as user namespaces and the hooks of the guest, is done by crun, an OCI runtime, a program of
+// the guest image. It knows only of the containers that it has started. Limits, signals, the end: all else is the same for both.
 //
 // In an emulated guest what runs for the first time is dear. So a start is rehearsed before there is a container (Rehearse).
 //

@@ -124,8 +124,8 @@ func (w *way) joinPIDs(namespace int) {
 	w.plan.Call("join the PID namespace", unix.SYS_SETNS, uintptr(namespace), unix.CLONE_NEWPID)
 }
 
-// divide has the process go on as another one in the PID namespace that it has joined. Nobody there has seen it before, and whoever may trace
-// it from then on finds nothing of the agent's in it.
+// divide has the process go on as another one in the PID namespace that it has joined. Nobody there has seen it before, and whoever may
+// trace it from then on finds nothing of the agent's in it.
 func (w *way) divide() {
 	w.plan.Forget()
 	w.plan.Divide(0)

@@ -49,7 +49,9 @@ func TestInitIsAsCrun(t *testing.T) {
 		},
 		"no capabilities": func(_ *host, s *specs.Spec) { s.Process.Capabilities, s.Process.NoNewPrivileges = nil, false },
 		"limits": func(_ *host, s *specs.Spec) {
-			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 1 << 21}}
+			s.Process.Rlimits = []specs.POSIXRlimit{
+				{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 1 << 21},
+			}
 			s.Process.OOMScoreAdj = &score
 		},
 		"names":     func(_ *host, s *specs.Spec) { s.Hostname, s.Domainname = "limpet", "rock" },
@@ -86,7 +88,8 @@ func TestInitIsAsCrun(t *testing.T) {
 		"devices": func(_ *host, s *specs.Spec) {
 			uid := uint32(5)
 			s.Linux.Devices = []specs.LinuxDevice{
-				{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, FileMode: &mode, UID: &uid, GID: &uid}, {Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200},
+				{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, FileMode: &mode, UID: &uid, GID: &uid},
+				{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200},
 				{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, {Path: "/dev/fifo", Type: "p"},
 			}
 		},
@@ -150,7 +153,8 @@ func TestFilteredExec(t *testing.T) {
 		process := h.spec("sh", "-c", "grep ^Seccomp: /proc/self/status; busybox mkdir /new").Process
 		process.NoNewPrivileges = given
 		x := h.exec("c", process)
-		if out := x.output("stdout") + x.output("stderr"); !strings.Contains(out, "Seccomp:\t2\n") || !strings.Contains(out, "nvalid cross-device link") {
+		out := x.output("stdout") + x.output("stderr")
+		if !strings.Contains(out, "Seccomp:\t2\n") || !strings.Contains(out, "nvalid cross-device link") {
 			t.Errorf("no new privileges %v: %q", given, out)
 		}
 	}
@@ -208,7 +212,8 @@ func TestByCrun(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"output": TestRunOutputExit, "input": TestStdinToStdout, "signals": TestSignals, "kill all": TestKillAllEndsExecsBeforeInit,
 		"output held": TestExitWithOutputHeldAndUnread, "failed starts": TestFailedStarts, "pause": TestPauseResumePidsStats, "stop": TestStop,
-		"terminal": TestTerminal, "pod": TestPodIsShared, "shared PID namespace": TestEndInSharedPID, "another container's": TestNamespaceOfContainer,
+		"terminal": TestTerminal, "pod": TestPodIsShared, "shared PID namespace": TestEndInSharedPID,
+		"another container's": TestNamespaceOfContainer,
 	} {
 		t.Run(name, test)
 	}

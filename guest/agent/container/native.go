@@ -29,7 +29,8 @@ type native struct {
 // native does. What it is to be made of is the largest part of the answer: nil if it cannot.
 func canNative(spec *specs.Spec) *parts {
 	linux := spec.Linux
-	if !plainNamespaces(linux) || checkPlain(spec.Process) != nil || len(linux.Sysctl)+len(linux.UIDMappings)+len(linux.GIDMappings)+len(linux.NetDevices) > 0 ||
+	if !plainNamespaces(linux) || checkPlain(spec.Process) != nil ||
+		len(linux.Sysctl)+len(linux.UIDMappings)+len(linux.GIDMappings)+len(linux.NetDevices) > 0 ||
 		linux.IntelRdt != nil || linux.MemoryPolicy != nil || linux.MountLabel != "" ||
 		spec.Hooks != nil && len(spec.Hooks.CreateContainer)+len(spec.Hooks.StartContainer) > 0 {
 		return nil

@@ -24,8 +24,8 @@ const missing = `executable file "/rehearsal" not found`
 // rehearsalID is the id of the container of a rehearsal: a run of it comes to all that a start does but for the program.
 const rehearsalID = "rehearsal"
 
-// Rehearse starts an ordinary container that has no program. What a processor does for the first time takes an emulator many times as long as
-// doing it again, and so does what this program has to read and to set up. It is for a machine that does not know of any container yet.
+// Rehearse starts an ordinary container that has no program. What a processor does for the first time takes an emulator many times as
+// long as doing it again. It is for a machine that does not know of any container yet.
 func (s *Set) Rehearse(ctx context.Context) error {
 	for request, terminal := range []bool{false, true} {
 		if err := s.rehearse(ctx, uint64(request+1), terminal); err != nil {

@@ -2,8 +2,8 @@
 // the program: what is to be different from this process, and only a process can do for itself.
 //
 // A fork of such a process has one thread, and no Go may run in it: the runtime's other threads, its locks and its memory are as the moment
-// of the fork left them. So everything that it does is a list of system calls, a Plan, made before it. A call is a number and its arguments.
-// What they point to lies in a piece of memory that the fork shares with this process.
+// of the fork left them. So everything that it does is a list of system calls, a Plan. A call is a number and its arguments. What they
+// point to lies, as the list does, in a piece of memory that the fork shares with this process.
 //
 //	        Start                  Hold is reached          Proceed            the last call
 //	(plan) -------> carrying out ------------------> held ----------> carrying out ------------> the program

@@ -49,8 +49,8 @@ var lasting = sync.OnceValues(func() (*layout, error) {
 })
 
 // Forget has the process lose what it has of this process's memory, but for what it executes, the plan, and the one or two pages of the
-// stack that it stands on. Whoever may look into it from then on finds nothing there. In a program with a C library, which the agent is not,
-// it does nothing.
+// stack that it stands on. Whoever may look into it from then on finds nothing there. In a program with a C library, which the agent is
+// not, it does nothing.
 func (p *Plan) Forget() {
 	if p.err != nil || p.layout.bound {
 		return

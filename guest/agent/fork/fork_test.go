@@ -91,8 +91,10 @@ func TestFailures(t *testing.T) {
 			p.Call("go there", unix.SYS_CHDIR, p.Text("/nowhere"))
 			p.Exec([]string{"/bin/true"}, []string{"true"}, nil)
 		}, "go there", unix.ENOENT, false},
-		"no program":    {func(p *Plan) { p.Exec([]string{"/nowhere/a", "/etc/passwd/a"}, []string{"a"}, nil) }, "/nowhere/a", unix.ENOENT, true},
-		"no executable": {func(p *Plan) { p.Exec([]string{"/nowhere/a", "/etc/passwd", "/b"}, []string{"a"}, nil) }, "/etc/passwd", unix.EACCES, true},
+		"no program": {func(p *Plan) { p.Exec([]string{"/nowhere/a", "/etc/passwd/a"}, []string{"a"}, nil) }, "/nowhere/a", unix.ENOENT, true},
+		"no executable": {func(p *Plan) {
+			p.Exec([]string{"/nowhere/a", "/etc/passwd", "/b"}, []string{"a"}, nil)
+		}, "/etc/passwd", unix.EACCES, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, 0, c.steps)

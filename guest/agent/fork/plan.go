@@ -95,7 +95,7 @@ func (p *Plan) open(room int) (err error) {
 	return nil
 }
 
-// Close gives up what the plan is made of. A process that is held by it then ends; one that is a program has nothing to do with it any more.
+// Close gives up what the plan is made of. A process that is held by it then ends; one that is a program has nothing to do with it.
 func (p *Plan) Close() {
 	if p.ours != nil {
 		p.ours.Close()

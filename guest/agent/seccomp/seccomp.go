@@ -1,6 +1,6 @@
 // Package seccomp turns the filter of a container's specification into a program for the kernel, which says of each system call whether it
-// is made. The kernel asks the program about every number once, when it gets it, and then at each call that the answer depends on: so it looks
-// for a number by halving.
+// is made. The kernel asks the program about every number once, when it gets it, and then at each call whose arguments the answer depends
+// on: so the program looks for a number by halving.
 package seccomp
 
 import (
@@ -22,8 +22,9 @@ type Filter struct {
 	Flags   uintptr
 }
 
-// Compile makes a specification's filter. What only another architecture's programs, or a supervisor, could need is an ErrNotImplemented; what
-// makes no sense is an ErrInvalidArgument. Names that this kernel does not know are passed over, as with other OCI runtimes.
+// Compile makes a specification's filter. What it does not do, such as to ask a supervisor, is an ErrNotImplemented; what makes no sense is
+// an ErrInvalidArgument. Only programs of this machine's architecture are let run, as the kernel has no others.
+// Names that it does not know are passed over, as with other OCI runtimes.
 func Compile(spec *specs.LinuxSeccomp) (*Filter, error) {
 	if spec.ListenerPath != "" {
 		return nil, fmt.Errorf("seccomp: a listener: %w", errdefs.ErrNotImplemented)

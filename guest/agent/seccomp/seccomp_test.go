@@ -196,10 +196,14 @@ func TestRules(t *testing.T) {
 		allowed [][2]uint64
 		denied  [][2]uint64
 	}{
-		"all conditions":          {[]specs.LinuxSyscall{listed(specs.ActAllow, one, other)}, [][2]uint64{{1, 2}}, [][2]uint64{{1, 1}, {2, 2}}},
-		"either of one argument":  {[]specs.LinuxSyscall{listed(specs.ActAllow, one, two)}, [][2]uint64{{1, 0}, {2, 0}}, [][2]uint64{{3, 0}}},
-		"one of two rules":        {[]specs.LinuxSyscall{listed(specs.ActAllow, one), listed(specs.ActAllow, other)}, [][2]uint64{{1, 0}, {9, 2}}, [][2]uint64{{9, 9}}},
-		"the rest of all":         {[]specs.LinuxSyscall{listed(specs.ActAllow), listed(specs.ActTrap, one)}, [][2]uint64{{2, 0}}, [][2]uint64{{1, 0}}},
+		"all conditions":         {[]specs.LinuxSyscall{listed(specs.ActAllow, one, other)}, [][2]uint64{{1, 2}}, [][2]uint64{{1, 1}, {2, 2}}},
+		"either of one argument": {[]specs.LinuxSyscall{listed(specs.ActAllow, one, two)}, [][2]uint64{{1, 0}, {2, 0}}, [][2]uint64{{3, 0}}},
+		"one of two rules": {
+			[]specs.LinuxSyscall{listed(specs.ActAllow, one), listed(specs.ActAllow, other)}, [][2]uint64{{1, 0}, {9, 2}}, [][2]uint64{{9, 9}},
+		},
+		"the rest of all": {
+			[]specs.LinuxSyscall{listed(specs.ActAllow), listed(specs.ActTrap, one)}, [][2]uint64{{2, 0}}, [][2]uint64{{1, 0}},
+		},
 		"as if nothing were said": {[]specs.LinuxSyscall{listed(specs.ActErrno, one)}, nil, [][2]uint64{{1, 0}, {2, 0}}},
 	} {
 		filter, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: test.rules, Flags: []specs.LinuxSeccompFlag{}})
