@@ -114,6 +114,7 @@ func (c *Container) run(ctx context.Context, m protocol.Run) (_ *Process, err er
 	if made != nil {
 		by = c.set.native
 	}
+	c.logger.Debug("start the container", "native", made != nil)
 	l := launch{
 		container: c, requestID: m.RequestID, process: spec.Process, size: m.Size, first: &first{spec: spec, raw: m.Spec, parts: made},
 	}

@@ -162,13 +162,19 @@ func (w *way) claim(pid int) { w.child = w.hold.Claim(pid) }
 
 // claimDivided claims the process that has taken the place of the one that was claimed, if there is one.
 func (w *way) claimDivided() {
-	if pid := w.plan.Divided(); pid != 0 {
+	if pid := w.plan.Divided(); pid != 0 && pid != w.child.Pid() {
 		w.claim(pid)
 	}
 }
 
 // end ends the process and waits until it is gone.
 func (w *way) end() {
+	w.kill()
+	w.claimDivided() // it may have divided at the last moment
+	w.kill()
+}
+
+func (w *way) kill() {
 	_ = w.child.Signal(unix.SIGKILL)
 	<-w.child.Done()
 }

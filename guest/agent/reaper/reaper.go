@@ -45,7 +45,6 @@ type Child struct {
 	done   chan struct{}
 	exit   Exit
 	ended  bool // guarded by reaper.mu
-	stops  chan unix.WaitStatus
 }
 
 // Reaper is the one that waits. Its zero value is not ready: use New.
@@ -96,7 +95,7 @@ func (r *Reaper) Run() error {
 // siginfoPID is where struct siginfo of a 64-bit Linux has si_pid: after si_signo, si_errno, si_code and padding.
 const siginfoPID = 16
 
-// peek waits until a child has ended (or, being traced, stopped) and leaves it as it is.
+// peek waits until a child has ended and leaves it as it is.
 func peek() (int, error) {
 	var info unix.Siginfo
 	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
@@ -117,22 +116,10 @@ func (r *Reaper) collect(pid int) {
 	}
 	child := r.children[pid]
 	if child == nil {
-		if child = r.unclaimed[pid]; child == nil {
-			child = r.newChild(pid)
-			if r.holds > 0 {
-				r.unclaimed[pid] = child
-			}
-		} else if child.ended {
-			child = r.newChild(pid) // the pid's second process within one hold
-			r.unclaimed[pid] = child
+		child = r.newChild(pid)
+		if r.holds > 0 {
+			r.unclaimed[pid] = child // in place of an earlier process of that pid, if there was one within the hold
 		}
-	}
-	if status.Stopped() {
-		select {
-		case child.stops <- status:
-		default: // only the first stop is waited for
-		}
-		return
 	}
 	child.exit = Exit{Status: status, At: time.Now()}
 	child.ended = true
@@ -141,7 +128,7 @@ func (r *Reaper) collect(pid int) {
 }
 
 func (r *Reaper) newChild(pid int) *Child {
-	return &Child{reaper: r, pid: pid, done: make(chan struct{}), stops: make(chan unix.WaitStatus, 1)}
+	return &Child{reaper: r, pid: pid, done: make(chan struct{})}
 }
 
 // Hold is the time during which no exit status is thrown away.
@@ -196,9 +183,6 @@ func (c *Child) Done() <-chan struct{} { return c.done }
 
 // Exit is how it ended; valid once Done is closed.
 func (c *Child) Exit() Exit { return c.exit }
-
-// Stops receives the first stop of a traced process.
-func (c *Child) Stops() <-chan unix.WaitStatus { return c.stops }
 
 // Signal sends a signal, never to another process that has got the pid since. A process that has ended is no error.
 func (c *Child) Signal(signal unix.Signal) error { return c.signal(c.pid, signal) }
