@@ -20,6 +20,7 @@ func (w *way) identity() {
 	}
 	p.Call("umask", unix.SYS_UMASK, uintptr(umask))
 	p.Call("working directory "+process.Cwd, unix.SYS_CHDIR, p.Text(process.Cwd))
+	w.scheduled.apply(p)
 	// A session keyring of its own, as crun gives one to a container.
 	p.Call("make a session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0)
 	for _, limit := range process.Rlimits {

@@ -81,9 +81,8 @@ func checkPlain(process *specs.Process) error {
 			return fmt.Errorf("limit %q: %w", limit.Type, errdefs.ErrNotImplemented)
 		}
 	}
-	if process.ApparmorProfile != "" || process.SelinuxLabel != "" || process.Scheduler != nil || process.IOPriority != nil ||
-		process.ExecCPUAffinity != nil {
-		return fmt.Errorf("profiles of security modules, scheduling and priorities of a process: %w", errdefs.ErrNotImplemented)
+	if process.ApparmorProfile != "" || process.SelinuxLabel != "" {
+		return fmt.Errorf("profiles of security modules: %w", errdefs.ErrNotImplemented)
 	}
 	return nil
 }
@@ -105,21 +104,25 @@ var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 }
 
 func (n *native) start(ctx context.Context, l launch) (launched, error) {
-	if err := checkPlain(l.process); err != nil {
+	err := checkPlain(l.process)
+	var scheduled *scheduling
+	if err == nil {
+		scheduled, err = schedulingOf(l.process)
+	}
+	if err != nil {
 		return launched{}, fmt.Errorf("start %s: %w", l.process.Args[0], err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	hold := n.reaper.Hold()
 	defer hold.Release()
-	w := &way{launch: l, native: n, hold: hold, plan: fork.New(roomFor(l.process))}
+	w := &way{launch: l, native: n, hold: hold, scheduled: scheduled, plan: fork.New(roomFor(l.process))}
 	defer w.plan.Close()
 	do := w.enter
 	if l.first != nil {
 		do = w.build
 	}
-	err := onThread(func() error { return do(ctx) })
-	if err == nil {
+	if err = onThread(func() error { return do(ctx) }); err == nil {
 		return launched{child: w.child, console: w.console}, nil
 	}
 	if w.child != nil {
@@ -150,11 +153,12 @@ func onThread(do func() error) error {
 // way is a process's way into a container.
 type way struct {
 	launch
-	native  *native
-	hold    *reaper.Hold
-	plan    *fork.Plan
-	child   *reaper.Child // the process, once there is one
-	console *terminal
+	native    *native
+	hold      *reaper.Hold
+	scheduled *scheduling
+	plan      *fork.Plan
+	child     *reaper.Child // the process, once there is one
+	console   *terminal
 }
 
 // claim makes a process that was forked the way's.

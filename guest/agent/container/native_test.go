@@ -39,9 +39,7 @@ func TestCanNative(t *testing.T) {
 		"unknown limit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NEW"}} }, false, false},
 		"apparmor":      {func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, false, false},
 		"selinux":       {func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }, false, false},
-		"scheduler":     {func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }, false, false},
-		"io priority":   {func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} }, false, false},
-		"processors":    {func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} }, false, false},
+		"scheduler":     {func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }, true, true},
 		"seccomp":       {func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow} }, true, false},
 		"seccomp with a supervisor": {func(s *specs.Spec) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/x"}
