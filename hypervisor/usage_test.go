@@ -2,9 +2,13 @@ package hypervisor
 
 import (
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestUsage(t *testing.T) {
@@ -22,19 +26,69 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestUsageOfGroup has a shell of a group of its own hold a machine's memory, of which it uses nothing, and fork.
+func TestUsageOfGroup(t *testing.T) {
+	fd, err := unix.MemfdCreate(MemoryName, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := os.NewFile(uintptr(fd), MemoryName)
+	defer memory.Close()
+	if _, err := memory.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	shell := exec.Command("sh", "-c", "cat & echo; wait")
+	stdout, err := shell.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell.ExtraFiles = []*os.File{memory}
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if _, err := shell.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = unix.Kill(-shell.Process.Pid, unix.SIGKILL)
+		_ = shell.Wait()
+	}()
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	process, err := NewProcess("shell", shell.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage, err := process.Usage()
+	if err != nil || usage.Taken != 1<<20 || usage.Mapped != 0 {
+		t.Errorf("got %+v, %v", usage, err)
+	}
+	if pids := forked(process.PID, process.PID); len(pids) != 1 {
+		t.Errorf("it has forked %v", pids)
+	}
+	if alone, err := usageOf(process.PID); err != nil || alone.Memory >= usage.Memory {
+		t.Errorf("alone it has %d bytes, with what it has forked %d, %v", alone.Memory, usage.Memory, err)
+	}
+}
+
 func TestParsePSS(t *testing.T) {
+	const mapping = "00400000-00ab5000 rw-p 00000000 fe:00 12 /usr/bin/x y\nSize:   900 kB\nPss:      1234 kB\nPss_Dirty: 1 kB\nVmFlags: rd wr\n"
+	const memory = "7f0000000000-7f0010000000 rw-s 00000000 00:01 5      /memfd:limpet-memory (deleted)\nRss:   9 kB\nPss:   8 kB\n"
 	for _, test := range []struct {
-		text string
-		want uint64
-		ok   bool
+		text         string
+		want, memory uint64
+		ok           bool
 	}{
-		{"00400000-7ffe [rollup]\nRss:   9 kB\nPss:        12345 kB\nPss_Dirty: 1 kB\n", 12345 << 10, true},
-		{"Rss: 9 kB\n", 0, false},
-		{"Pss: many kB\n", 0, false},
-		{"", 0, false},
+		{mapping + memory + mapping, 2476 << 10, 8 << 10, true},
+		{mapping, 1234 << 10, 0, true},
+		{"Rss: 9 kB\n", 0, 0, false},
+		{"Pss: many kB\n", 0, 0, false},
+		{"", 0, 0, false},
 	} {
-		if got, err := parsePSS(strings.NewReader(test.text)); got != test.want || (err == nil) != test.ok {
-			t.Errorf("%q: got %d, %v", test.text, got, err)
+		if got, memory, err := parsePSS(strings.NewReader(test.text)); got != test.want || memory != test.memory || (err == nil) != test.ok {
+			t.Errorf("%q: got %d, %d, %v", test.text, got, memory, err)
 		}
 	}
 }

@@ -28,7 +28,8 @@ func statsCommand() *cli.Command {
 		Usage:     "show what sandboxes cost on this host, and what their containers use",
 		ArgsUsage: "[SANDBOX...]",
 		Description: "A sandbox's memory is what its processes on this host have for themselves, with their part of what they share\n" +
-			"(PSS), beside what its machine has; a container's is what the guest says of it, beside its limit.\n" +
+			"(PSS), and what its machine has taken without having used it yet, beside what the machine has; a container's\n" +
+			"is what the guest says of it, beside its limit. What the machine no longer uses the host has back seconds later.\n" +
 			"CPU is of one processor, over --interval. Without SANDBOX: all that run.\n" + referenceUsage,
 		Flags: sandboxFlags(
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "`TIME` to measure over"},
@@ -43,8 +44,9 @@ func statsCommand() *cli.Command {
 type sandboxStats struct {
 	Namespace  string           `json:"namespace"`
 	ID         string           `json:"id"`
-	CPUPercent float64          `json:"cpu_percent"`  // of one processor, on the host
-	Memory     uint64           `json:"memory_bytes"` // on the host: PSS
+	CPUPercent float64          `json:"cpu_percent"`           // of one processor, on the host
+	Memory     uint64           `json:"memory_bytes"`          // on the host: PSS of all processes, and Unmapped
+	Unmapped   uint64           `json:"unmapped_memory_bytes"` // of the machine's memory: copied from a template, and not used yet
 	MemorySize uint64           `json:"memory_size_bytes"`
 	Processes  []processStats   `json:"processes"`
 	Containers []containerStats `json:"containers"`
@@ -166,6 +168,7 @@ func (s meteredSandbox) measure(ctx context.Context) sandboxStats {
 	stats := sandboxStats{
 		Namespace: s.Namespace, ID: s.ID, MemorySize: uint64(s.MemoryMiB) << 20, Processes: []processStats{}, Containers: []containerStats{},
 	}
+	var taken, mapped uint64
 	for _, process := range append([]runtime.HostProcess{s.Holder}, s.Machine...) {
 		usage, err := process.Usage()
 		if err != nil {
@@ -173,7 +176,10 @@ func (s meteredSandbox) measure(ctx context.Context) sandboxStats {
 		}
 		stats.Processes = append(stats.Processes, processStats{process.Name, process.PID, usage.Memory, uint64(usage.CPU)})
 		stats.Memory += usage.Memory
+		taken, mapped = max(taken, usage.Taken), mapped+usage.Mapped
 	}
+	stats.Unmapped = max(taken, mapped) - mapped
+	stats.Memory += stats.Unmapped
 	err := s.err
 	for _, container := range s.Containers {
 		if err != nil || container.PID == 0 {
@@ -250,6 +256,9 @@ func printStats(w io.Writer, list []sandboxStats, asJSON, watch bool) error {
 		var parts []string
 		for _, process := range sandbox.Processes {
 			parts = append(parts, fmt.Sprintf("%s %s", process.Name, printBytes(process.Memory)))
+		}
+		if sandbox.Unmapped > 0 {
+			parts = append(parts, "not mapped "+printBytes(sandbox.Unmapped))
 		}
 		fmt.Fprintf(table, "%s\t%s\t-\t%.1f%%\t%s\t%s\t%s\n", sandbox.Namespace, shortID(sandbox.ID), sandbox.CPUPercent,
 			printBytes(sandbox.Memory), printBytes(sandbox.MemorySize), strings.Join(parts, ", "))

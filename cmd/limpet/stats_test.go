@@ -25,7 +25,7 @@ func TestPrintStats(t *testing.T) {
 	limit := uint64(64 << 20)
 	list := []sandboxStats{
 		{
-			Namespace: "default", ID: "web", CPUPercent: 12.34, Memory: 200 << 20, MemorySize: 256 << 20,
+			Namespace: "default", ID: "web", CPUPercent: 12.34, Memory: 211 << 20, Unmapped: 11 << 20, MemorySize: 256 << 20,
 			Processes: []processStats{{Name: "shim", Memory: 20 << 20}, {Name: "qemu", Memory: 180 << 20}},
 			Containers: []containerStats{
 				{ID: "web", CPUPercent: 5, Memory: 3 << 20, Processes: 2}, {ID: "job", Memory: 1 << 20, Limit: &limit, Processes: 1},
@@ -37,7 +37,7 @@ func TestPrintStats(t *testing.T) {
 	err := printStats(&text, list, false, true)
 	want := []string{
 		"NAMESPACE SANDBOX CONTAINER CPU MEMORY OF PROCESSES",
-		"default web - 12.3% 200MiB 256MiB shim 20MiB, qemu 180MiB",
+		"default web - 12.3% 211MiB 256MiB shim 20MiB, qemu 180MiB, not mapped 11MiB",
 		"default web web 5.0% 3MiB - 2",
 		"default web job 0.0% 1MiB 64MiB 1",
 		"default odd - 0.0% 0B 0B",

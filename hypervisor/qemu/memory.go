@@ -8,15 +8,17 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/hypervisor"
 )
 
 // newMemory makes a machine's memory: an anonymous file, empty, the caller's to close.
 func newMemory(mebibytes int) (*os.File, error) {
-	fd, err := unix.MemfdCreate("limpet-memory", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate(hypervisor.MemoryName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make the machine's memory: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "limpet-memory")
+	file := os.NewFile(uintptr(fd), hypervisor.MemoryName)
 	if err := file.Truncate(int64(mebibytes) << 20); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the machine's memory: %w", err), file.Close())
 	}
