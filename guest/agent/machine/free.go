@@ -32,7 +32,7 @@ const (
 	// cacheInterval is how often the guest looks whether it has been idle.
 	cacheInterval = 10 * time.Second
 	// idlePercent is how much of one processor an idle guest uses at most.
-	idlePercent = 5
+	idlePercent = 10
 	// statTicks is how many units of /proc/stat are a second: USER_HZ.
 	statTicks = 100
 

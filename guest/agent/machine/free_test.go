@@ -10,8 +10,8 @@ func TestExcess(t *testing.T) {
 		busy    uint64
 		want    uint64
 	}{
-		{"idle", large, 50, 4 << 10},
-		{"busy", large, 51, 0},
+		{"idle", large, 100, 4 << 10},
+		{"busy", large, 101, 0},
 		{"after a start of its clock", large, 1<<64 - 5, 0},
 		{"little", "Active(file): 32000 kB\nInactive(file): 768 kB\n", 0, 0},
 		{"nothing", "", 0, 0},
