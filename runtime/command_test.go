@@ -199,10 +199,10 @@ func TestCommand(t *testing.T) {
 	if exec.ContainerID != "c1" || exec.TTY || exec.Streams.Stderr != nil || strings.Join(spec.Args, " ") != "cat -" || len(spec.Env) > 0 {
 		t.Errorf("started %+v, %+v", exec, spec)
 	}
-	in, out := w.fakeGuest.stream(t, *exec.Streams.Stdin), w.fakeGuest.stream(t, *exec.Streams.Stdout)
 	if _, err := stdin.WriteString("ping"); err != nil {
 		t.Fatal(err)
 	}
+	in, out := w.fakeGuest.stream(t, *exec.Streams.Stdin), w.fakeGuest.stream(t, *exec.Streams.Stdout)
 	text := make([]byte, 4)
 	if _, err := io.ReadFull(in, text); string(text) != "ping" || err != nil {
 		t.Errorf("the guest reads %q, %v", text, err)
@@ -362,10 +362,10 @@ func TestCommandTerminal(t *testing.T) {
 	if echoes() {
 		t.Error("the caller's terminal is not raw")
 	}
-	in := w.fakeGuest.stream(t, *exec.Streams.Stdin)
 	if _, err := master.Write([]byte("\x03")); err != nil {
 		t.Fatal(err)
 	}
+	in := w.fakeGuest.stream(t, *exec.Streams.Stdin)
 	typed := make([]byte, 1)
 	if _, err := io.ReadFull(in, typed); typed[0] != 3 || err != nil {
 		t.Errorf("the guest reads %q, %v", typed, err)

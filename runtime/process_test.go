@@ -241,11 +241,11 @@ func TestStdin(t *testing.T) {
 	w := newTestSandbox(t)
 	reader, writer := io.Pipe()
 	container := w.run(t, IO{Stdin: reader})
-	stream := w.fakeGuest.stream(t, *got[protocol.Run](w.fakeGuest)[0].Streams.Stdin)
 	go func() {
 		_, _ = io.WriteString(writer, "hi\n")
 		writer.Close()
 	}()
+	stream := w.fakeGuest.stream(t, *got[protocol.Run](w.fakeGuest)[0].Streams.Stdin)
 	text, err := io.ReadAll(stream) // until the host closes
 	if err != nil || string(text) != "hi\n" {
 		t.Errorf("got %q, %v", text, err)

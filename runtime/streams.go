@@ -67,7 +67,7 @@ func (s *streams) onOutput(first func()) {
 func newStreams(ends IO) *streams {
 	var s streams
 	if ends.Stdin != nil {
-		s.stdin = &input{token: protocol.NewToken(), source: ends.Stdin}
+		s.stdin = newInput(ends.Stdin)
 	}
 	if ends.Stdout != nil {
 		s.stdout = newOutput(ends.Stdout)
@@ -106,19 +106,13 @@ func (s *streams) tokens() *protocol.Streams {
 	return &tokens
 }
 
-// open dials every stream, at the same time, and lets the bytes flow.
+// open dials every output, at the same time, and lets the bytes flow. The input is dialed when there is some, or its end: most processes
+// are given none, and each connection is work for the guest while it starts the process.
 func (s *streams) open(ctx context.Context, guest Guest) error {
-	group, ctx := errgroup.WithContext(ctx)
 	if s.stdin != nil {
-		group.Go(func() error {
-			conn, err := guest.OpenInput(ctx, s.stdin.token)
-			if err != nil {
-				return fmt.Errorf("open stream of stdin: %w", err)
-			}
-			s.stdin.start(conn)
-			return nil
-		})
+		s.stdin.start(func(ctx context.Context) (client.InputStream, error) { return guest.OpenInput(ctx, s.stdin.token) })
 	}
+	group, ctx := errgroup.WithContext(ctx)
 	for _, output := range s.outputs() {
 		group.Go(func() error {
 			conn, err := guest.OpenOutput(ctx, output.token)
@@ -189,32 +183,39 @@ func (s *streams) close() {
 type input struct {
 	token  protocol.Token
 	source io.ReadCloser
+	open   context.Context // ends when the input is closed
+	cancel context.CancelFunc
+	dial   func(context.Context) (client.InputStream, error) // set by start
 
 	mu     sync.Mutex
-	conn   client.InputStream // nil before start
+	conn   client.InputStream // nil while there is nothing to carry
 	ended  bool               // the source gives no more
 	closed bool
 }
 
-func (i *input) start(conn client.InputStream) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.closed {
-		conn.Close()
-		return
-	}
-	i.conn = conn
-	go i.pump(conn)
+func newInput(source io.ReadCloser) *input {
+	open, cancel := context.WithCancel(context.Background())
+	return &input{token: protocol.NewToken(), source: source, open: open, cancel: cancel}
+}
+
+// start lets the bytes flow, over what dial opens when there are some.
+func (i *input) start(dial func(context.Context) (client.InputStream, error)) {
+	i.dial = dial
+	go i.pump()
 }
 
 // pump copies until either side ends.
-func (i *input) pump(conn client.InputStream) {
+func (i *input) pump() {
 	defer i.end()
 	buffer := streamBuffers.Get().(*[streamBuffer]byte)
 	defer streamBuffers.Put(buffer)
 	for {
 		n, err := i.source.Read(buffer[:])
 		if n > 0 {
+			conn, err := i.connect()
+			if err != nil {
+				return // there is no process that would read it
+			}
 			if _, err := conn.Write(buffer[:n]); err != nil {
 				return // the guest reads no more
 			}
@@ -225,16 +226,41 @@ func (i *input) pump(conn client.InputStream) {
 	}
 }
 
+// connect dials the first time. Only the pump calls it.
+func (i *input) connect() (client.InputStream, error) {
+	i.mu.Lock()
+	conn := i.conn
+	i.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := i.dial(i.open)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		conn.Close()
+		return nil, os.ErrClosed
+	}
+	i.conn = conn
+	return conn, nil
+}
+
 // end ends the guest's input after what it was sent.
 func (i *input) end() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	if i.ended || i.closed {
+		i.mu.Unlock()
 		return
 	}
 	i.ended = true
 	i.source.Close()
-	_ = i.conn.CloseWrite() // the guest reads no more
+	i.mu.Unlock()
+	if conn, err := i.connect(); err == nil {
+		_ = conn.CloseWrite() // the guest reads no more
+	}
 }
 
 // close ends the input, which the guest reads no more.
@@ -245,6 +271,7 @@ func (i *input) close() {
 		return
 	}
 	i.closed = true
+	i.cancel()
 	if !i.ended {
 		i.source.Close()
 	}

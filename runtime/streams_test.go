@@ -2,15 +2,19 @@ package runtime
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/client"
 )
 
 // connected returns the two ends of a unix stream socket, which has a buffer as a vsock connection has.
@@ -110,7 +114,7 @@ func TestStreamsBothWays(t *testing.T) {
 	s := newStreams(IO{Stdin: io.NopCloser(bytes.NewReader(data)), Stdout: sink})
 	stdinHost, stdinGuest := connected(t)
 	stdoutHost, stdoutGuest := connected(t)
-	s.stdin.start(fakeInput{stdinHost})
+	s.stdin.start(func(context.Context) (client.InputStream, error) { return fakeInput{stdinHost}, nil })
 	s.stdout.start(stdoutHost)
 	n, err := io.Copy(struct{ io.Writer }{stdoutGuest}, struct{ io.Reader }{stdinGuest})
 	if err != nil {
@@ -123,20 +127,73 @@ func TestStreamsBothWays(t *testing.T) {
 	}
 }
 
-// TestCloseBeforeStart closes streams whose connections come later.
+// TestCloseBeforeStart closes streams that are started later.
 func TestCloseBeforeStart(t *testing.T) {
 	s := newStreams(IO{Stdin: io.NopCloser(&bytes.Buffer{}), Stdout: newBuffer()})
 	s.close()
-	for _, start := range []func(net.Conn){
-		func(conn net.Conn) { s.stdin.start(fakeInput{conn}) }, func(conn net.Conn) { s.stdout.start(conn) },
-	} {
-		host, guest := connected(t)
-		start(host)
-		if _, err := guest.Read(make([]byte, 1)); err == nil {
-			t.Error("the connection is open")
-		}
+	s.stdin.dial = func(context.Context) (client.InputStream, error) {
+		t.Error("a closed input is dialed")
+		return nil, errors.New("nobody is there")
+	}
+	s.stdin.pump()
+	host, guest := connected(t)
+	s.stdout.start(host)
+	if _, err := guest.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection is open")
 	}
 	s.drain(t.Context(), testTimeout, true)
+}
+
+// TestInputIsDialedWhenThereIsSome waits for bytes, or for their end.
+func TestInputIsDialedWhenThereIsSome(t *testing.T) {
+	for _, text := range []string{"", "hello"} {
+		t.Run(text, func(t *testing.T) {
+			reader, writer := io.Pipe()
+			s := newStreams(IO{Stdin: reader})
+			host, guest := connected(t)
+			dialed := make(chan struct{})
+			s.stdin.start(func(context.Context) (client.InputStream, error) {
+				close(dialed)
+				return fakeInput{host}, nil
+			})
+			select {
+			case <-dialed:
+				t.Error("dialed before there is anything")
+			default:
+			}
+			go func() {
+				_, _ = io.WriteString(writer, text)
+				writer.Close()
+			}()
+			wait(t, dialed, "the input is dialed")
+			if got, err := io.ReadAll(guest); string(got) != text || err != nil {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+// TestCloseWhileDialing closes an input whose guest does not answer, and one whose connection comes too late.
+func TestCloseWhileDialing(t *testing.T) {
+	for name, answer := range map[string]func(context.Context, client.InputStream) (client.InputStream, error){
+		"no answer": func(ctx context.Context, _ client.InputStream) (client.InputStream, error) { return nil, ctx.Err() },
+		"too late":  func(_ context.Context, conn client.InputStream) (client.InputStream, error) { return conn, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, guest := connected(t)
+			s := newStreams(IO{Stdin: io.NopCloser(strings.NewReader("hello"))})
+			s.stdin.dial = func(ctx context.Context) (client.InputStream, error) {
+				s.close()
+				<-ctx.Done()
+				return answer(ctx, fakeInput{host})
+			}
+			s.stdin.pump()
+			host.Close()
+			if got, _ := io.ReadAll(guest); len(got) > 0 {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
 }
 
 // BenchmarkOutput measures what the pump of an output carries from a socket to a pipe.

@@ -35,7 +35,8 @@ func (s *Server) Output(ctx context.Context, token protocol.Token, kept bool) (O
 	return keptOutput{protocol.NewSender(slot.next, protocol.MaxWrite), slot}, nil
 }
 
-// Input waits for the host's end of an input. It is the caller's. That of a kept stream may come later, or never.
+// Input waits for the host's end of an input. It is the caller's. That of a kept stream comes when there is something to read, however late
+// that is, or never.
 func (s *Server) Input(ctx context.Context, token protocol.Token, kept bool) (io.ReadCloser, error) {
 	if !kept {
 		return s.Claim(ctx, token)
@@ -44,6 +45,7 @@ func (s *Server) Input(ctx context.Context, token protocol.Token, kept bool) (io
 	if err != nil {
 		return nil, err
 	}
+	slot.patient = true
 	receiver := protocol.NewReceiver(slot.next)
 	return keptInput{protocol.NewDuplex(receiver, nil), receiver, slot}, nil
 }
@@ -90,6 +92,7 @@ type keptSlot struct {
 	server  *Server
 	token   protocol.Token
 	claimed chan struct{} // closed when the process has come, or nobody will
+	patient bool          // the first connection may take as long as it likes
 
 	// Guarded by server.mu.
 	ours    bool // the process has come
@@ -187,20 +190,31 @@ func (slot *keptSlot) offer(conn keptConn) {
 
 // next waits for the stream's next connection. It is a protocol.Reconnect.
 func (slot *keptSlot) next(ctx context.Context, _ uint64) (net.Conn, uint64, error) {
-	timeout := time.NewTimer(absenceTimeout)
-	defer timeout.Stop()
+	var absent <-chan time.Time // nil: it may take as long as it likes
+	if !slot.patient || slot.met() {
+		timeout := time.NewTimer(absenceTimeout)
+		defer timeout.Stop()
+		absent = timeout.C
+	}
 	for {
 		if conn := slot.take(); conn != nil {
 			return conn.Conn, conn.from, nil
 		}
 		select {
 		case <-slot.arrived:
-		case <-timeout.C:
+		case <-absent:
 			return nil, 0, fmt.Errorf("the host does not come back within %v: %w", absenceTimeout, errdefs.ErrUnavailable)
 		case <-ctx.Done():
 			return nil, 0, context.Cause(ctx)
 		}
 	}
+}
+
+// met tells whether the stream has had a connection.
+func (slot *keptSlot) met() bool {
+	slot.server.mu.Lock()
+	defer slot.server.mu.Unlock()
+	return slot.current != nil
 }
 
 func (slot *keptSlot) take() *keptConn {
