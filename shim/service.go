@@ -37,6 +37,8 @@ type service struct {
 	logger *slog.Logger // names the sandbox
 	// runtimeLogger does not, as the runtime does so itself.
 	runtimeLogger *slog.Logger
+	// settle is called when a sandbox has been made, or could not be.
+	settle func()
 	// closed is called once, before the last Shutdown is answered; it removes the socket.
 	closed func()
 	// life ends when the service closes; it takes a sandbox that is still being made with it.
@@ -79,6 +81,7 @@ func newService(id, namespace, bundle string, runtime Runtime, logger *slog.Logg
 
 		runtimeLogger: logger,
 
+		settle: func() {},
 		closed: func() {},
 		tasks:  make(map[string]*task),
 		making: make(map[string]making),
@@ -217,6 +220,7 @@ func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options Sa
 	options.ID, options.Namespace, options.OOM, options.Logger = s.id, s.namespace, s.oom, s.runtimeLogger
 	options.Before = slices.Concat(s.before, stages{{Name: "call", Began: called, Ended: time.Now()}})
 	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, options)
+	s.settle()
 	return slot.sandbox, slot.err
 }
 

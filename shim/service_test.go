@@ -310,6 +310,8 @@ func TestShutdown(t *testing.T) {
 	f := newFixture(t)
 	removed := 0
 	f.closed = func() { removed++ }
+	settled := 0
+	f.settle = func() { settled++ }
 	shutdown := func() {
 		t.Helper()
 		if _, err := f.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
@@ -317,6 +319,9 @@ func TestShutdown(t *testing.T) {
 		}
 	}
 	f.create("c1")
+	if settled != 1 {
+		t.Errorf("settled %d times after a sandbox was made", settled)
+	}
 	shutdown()
 	if removed != 0 || f.fake.sandboxes[0].stopped {
 		t.Error("shut down under a task")
