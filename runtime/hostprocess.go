@@ -25,6 +25,11 @@ func EndProcess(ctx context.Context, process HostProcess) error {
 	return endProcess(ctx, process, func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
 }
 
+// AwaitProcess waits until a process is gone, if it is still the one described. It need not be a child.
+func AwaitProcess(ctx context.Context, process HostProcess) error {
+	return endProcess(ctx, process, func(int) error { return nil })
+}
+
 // endGroup is EndProcess for the leader of a process group, and all that is in it.
 func endGroup(ctx context.Context, leader HostProcess) error {
 	return endProcess(ctx, leader, func(int) error { return unix.Kill(-leader.PID, unix.SIGKILL) })

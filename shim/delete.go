@@ -19,6 +19,9 @@ import (
 const (
 	// deleteTimeout is less than the 5 s after which containerd kills the verb, so that an error can still be told.
 	deleteTimeout = 4500 * time.Millisecond
+	// lastTimeout is how long a server that was shut down may take to end by itself: a moment more than what its steps are given, and less
+	// than deleteTimeout, so that there is time to end what it leaves.
+	lastTimeout = 3750 * time.Millisecond
 	// exitCodeKilled is how a task ends that went with its shim: 128 + SIGKILL, as with runc.
 	exitCodeKilled = 128 + uint32(unix.SIGKILL)
 )
@@ -50,7 +53,8 @@ func (c command) delete(ctx context.Context, sandboxes Runtime, stdout io.Writer
 	return err
 }
 
-// endServer ends the server that was started for the bundle, if any, and removes its socket.
+// endServer ends the server that was started for the bundle, if any, and removes its socket. One whose socket is gone was shut down, and is
+// given time to end by itself.
 func (c command) endServer(ctx context.Context) error {
 	record, err := readServerRecord(c.bundle)
 	if errors.Is(err, os.ErrNotExist) {
@@ -58,6 +62,11 @@ func (c command) endServer(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if _, err := os.Lstat(record.Socket); errors.Is(err, os.ErrNotExist) {
+		ctx, cancel := context.WithTimeout(ctx, lastTimeout)
+		defer cancel()
+		_ = runtime.AwaitProcess(ctx, record.HostProcess) // or it is killed
 	}
 	if err := runtime.EndProcess(ctx, record.HostProcess); err != nil {
 		return err

@@ -29,6 +29,7 @@ type fakeRuntime struct {
 	entered    chan struct{} // not nil: NewSandbox has been entered
 	cleaned    []string
 	beforeExit func(*fakeProcess) // called in Start
+	onStop     func()             // called in Stop, if set
 }
 
 func (r *fakeRuntime) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error) {
@@ -114,6 +115,9 @@ func (s *fakeSandbox) CreateContainer(ctx context.Context, options runtime.Conta
 }
 
 func (s *fakeSandbox) Stop(context.Context) error {
+	if s.runtime.onStop != nil {
+		s.runtime.onStop()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true

@@ -106,7 +106,7 @@ func (r sandboxRPCs) PingSandbox(_ context.Context, request *sandboxapi.PingRequ
 // ShutdownSandbox ends whatever there is, also of a sandbox that was not made: containerd waits for the end of this process next.
 func (r sandboxRPCs) ShutdownSandbox(ctx context.Context, _ *sandboxapi.ShutdownSandboxRequest) (
 	*sandboxapi.ShutdownSandboxResponse, error) {
-	if err := r.close(ctx, true); err != nil {
+	if err := r.close(ctx); err != nil {
 		return nil, err
 	}
 	return &sandboxapi.ShutdownSandboxResponse{}, nil

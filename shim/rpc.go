@@ -259,7 +259,7 @@ func (r rpcs) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*emptyp
 	if r.hasPod() {
 		return nothing, nil
 	}
-	if err := r.close(ctx, false); err != nil {
+	if err := r.shutDown(ctx); err != nil {
 		return nil, err
 	}
 	return nothing, nil

@@ -116,9 +116,9 @@ func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Sign
 	case <-service.gone:
 	case end := <-ends:
 		service.logger.Info("ending sandbox", "signal", end.String())
-		service.close(context.Background(), true)
+		service.close(context.Background())
 	case err := <-served:
-		service.close(context.Background(), true)
+		service.close(context.Background())
 		return fmt.Errorf("serve: %w", err)
 	}
 	listener.Close()

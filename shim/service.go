@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// stopTimeout bounds the stop of a sandbox in Shutdown, for which containerd waits 3 s. What is not done by then is left to `delete`,
-	// which comes next and ends everything by its process id.
+	// stopTimeout bounds the stop of a sandbox, for which the verb `delete` waits, and containerd for 3 s with ShutdownSandbox. What is not
+	// done by then is left to `delete`, which ends everything by its process id.
 	stopTimeout = 2 * time.Second
 	// flushTimeout bounds the wait for the last events. containerd takes them at once, or is not there.
 	flushTimeout = 500 * time.Millisecond
@@ -39,7 +39,7 @@ type service struct {
 	runtimeLogger *slog.Logger
 	// settle is called when a sandbox has been made, or could not be.
 	settle func()
-	// closed is called once, before the last Shutdown is answered; it removes the socket.
+	// closed removes the socket. It may be called again.
 	closed func()
 	// life ends when the service closes; it takes a sandbox that is still being made with it.
 	life    context.Context
@@ -235,7 +235,9 @@ func (s *service) leave(id string) {
 	s.mu.Unlock()
 	switch {
 	case widowed && last:
-		go s.close(context.Background(), false)
+		if slot, begun := s.beginClose(false); begun {
+			go s.finishClose(slot)
+		}
 	case widowed && id == s.id:
 		if err := removeServerRecord(s.bundle); err != nil {
 			s.logger.Warn("the sandbox ends with its first container", "error", err)
@@ -249,40 +251,69 @@ func (s *service) oom(containerID string) {
 	}
 }
 
-// close stops the sandbox, sends the last events and lets the process exit. While there are tasks it does nothing, unless they are to end
-// too. The socket is removed before it returns, so that a `start` which comes next does not find a server that is about to exit.
-// A call after the first waits for it.
-func (s *service) close(ctx context.Context, withTasks bool) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		select {
-		case <-s.gone:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if len(s.tasks) > 0 && !withTasks {
-		s.mu.Unlock()
+// shutDown begins to close, unless there are tasks, and does not wait for the end: the verb `delete`, which comes next, does, as it finds no
+// socket. That is gone when this returns, so that a `start` does not find a server that is about to exit. One that closes already is
+// waited for: after the deletion of its last container `delete` does not find it, see leave.
+func (s *service) shutDown(ctx context.Context) error {
+	slot, begun := s.beginClose(false)
+	if begun {
+		s.closed()
+		go s.finishClose(slot)
 		return nil
 	}
-	s.closing = true
-	slot := s.sandbox
-	s.mu.Unlock()
+	return s.awaitClose(ctx)
+}
 
+// close stops the sandbox with its tasks, sends the last events, removes the socket and lets the process exit. A call after the first waits
+// for it.
+func (s *service) close(ctx context.Context) error {
+	if slot, begun := s.beginClose(true); begun {
+		s.finishClose(slot)
+	}
+	return s.awaitClose(ctx)
+}
+
+// awaitClose waits for the end of a service that closes.
+func (s *service) awaitClose(ctx context.Context) error {
+	s.mu.Lock()
+	closing := s.closing
+	s.mu.Unlock()
+	if !closing {
+		return nil
+	}
+	select {
+	case <-s.gone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// beginClose keeps anything new from beginning; finishClose follows. It tells whether it did so: not the second time, nor, unless they are
+// to end too, while there are tasks.
+func (s *service) beginClose(withTasks bool) (slot *sandboxSlot, begun bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || len(s.tasks) > 0 && !withTasks {
+		return nil, false
+	}
+	s.closing = true
 	s.endLife()
+	return s.sandbox, true
+}
+
+// finishClose does what beginClose has begun.
+func (s *service) finishClose(slot *sandboxSlot) {
 	if slot != nil {
-		s.stop(context.WithoutCancel(ctx), slot)
+		s.stop(context.Background(), slot)
 	}
 	s.closed()
-	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	if err := s.events.flush(flush); err != nil {
 		s.logger.Warn("events not sent before exit", "error", err)
 	}
 	close(s.gone)
-	return nil
 }
 
 // stop ends the sandbox and waits for the exits of what ran in it to be queued.

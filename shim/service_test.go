@@ -308,8 +308,10 @@ func TestExecIDs(t *testing.T) {
 
 func TestShutdown(t *testing.T) {
 	f := newFixture(t)
-	removed := 0
-	f.closed = func() { removed++ }
+	removed := false
+	f.closed = func() { removed = true }
+	stopping := make(chan struct{})
+	f.fake.onStop = func() { <-stopping }
 	settled := 0
 	f.settle = func() { settled++ }
 	shutdown := func() {
@@ -323,19 +325,23 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("settled %d times after a sandbox was made", settled)
 	}
 	shutdown()
-	if removed != 0 || f.fake.sandboxes[0].stopped {
+	if removed || f.closing {
 		t.Error("shut down under a task")
 	}
 	f.remove("c1", "")
 	shutdown()
-	shutdown()
-	if removed != 1 || !f.fake.sandboxes[0].stopped {
-		t.Errorf("not shut down: socket removed %d times", removed)
+	if !removed {
+		t.Error("the socket is there after the answer")
 	}
 	select {
 	case <-f.gone:
+		t.Error("the process would exit before the sandbox is stopped")
 	default:
-		t.Error("the process would not exit")
+	}
+	close(stopping)
+	shutdown() // waits
+	if !f.fake.sandboxes[0].stopped {
+		t.Error("the sandbox lives on")
 	}
 	if _, err := f.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}); !errdefs.IsUnavailable(err) {
 		t.Errorf("Create after Shutdown: %v", err)
@@ -347,7 +353,7 @@ func TestCloseTakesTasksAlong(t *testing.T) {
 	f.create("c1")
 	f.start("c1", "")
 	f.create("c2")
-	if err := f.close(t.Context(), true); err != nil {
+	if err := f.close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	events := f.events.list() // those of the exits in any order
@@ -366,7 +372,7 @@ func TestCloseGivesUpMakingASandbox(t *testing.T) {
 		created <- err
 	}()
 	<-f.fake.entered
-	if err := f.close(t.Context(), true); err != nil {
+	if err := f.close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-created; !errors.Is(err, context.Canceled) {

@@ -35,9 +35,20 @@ const asShim = "LIMPET_TEST_SHIM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asShim) != "" {
-		os.Exit(Main(os.Args[1:], &fakeRuntime{}))
+		os.Exit(Main(os.Args[1:], &fakeRuntime{onStop: awaitRelease}))
 	}
 	os.Exit(m.Run())
+}
+
+// releaseName is a FIFO in the bundle, if the test makes it: the stop of the sandbox waits for its writer, and then makes a file of
+// stoppedName.
+const releaseName, stoppedName = "release", "stopped"
+
+func awaitRelease() {
+	if release, err := os.Open(releaseName); err == nil {
+		release.Close()
+		_ = os.WriteFile(stoppedName, nil, 0o600) // the test looks for it
+	}
 }
 
 // call runs a verb as containerd does: in the bundle, with stdout and stderr told apart.
@@ -244,6 +255,45 @@ func TestShutdownEndsTheServer(t *testing.T) {
 	var response taskapi.DeleteResponse
 	if err != nil || proto.Unmarshal([]byte(stdout), &response) != nil || response.ExitStatus != 143 || response.Pid != 42 {
 		t.Errorf("delete after the exit: %v %v", &response, err)
+	}
+}
+
+// TestDeleteAwaitsShutdown has `delete` come while the sandbox is being stopped: the server that was shut down ends by itself.
+func TestDeleteAwaitsShutdown(t *testing.T) {
+	bundle := newBundle(t, "{}")
+	if err := unix.Mkfifo(filepath.Join(bundle, releaseName), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tasks := dial(t, startShim(t, bundle, "c1", ""))
+	if _, err := tasks.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tasks.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tasks.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	deleted := make(chan error)
+	go func() {
+		_, _, err := call(t, bundle, nil, identity(bundle, "c1", "delete")...)
+		deleted <- err
+	}()
+	select {
+	case err := <-deleted:
+		t.Fatalf("delete did not wait for the server: %v", err)
+	case <-time.After(300 * time.Millisecond): // it takes ten to kill
+	}
+	release, err := os.OpenFile(filepath.Join(bundle, releaseName), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release.Close()
+	if err := <-deleted; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(bundle, stoppedName)); err != nil {
+		t.Errorf("the server was not left to stop its sandbox: %v", err)
 	}
 }
 
