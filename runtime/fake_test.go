@@ -116,10 +116,11 @@ func (m *fakeMachine) Accelerator() hypervisor.Accelerator { return m.accelerato
 
 // fakeGuest is an agent without a machine.
 type fakeGuest struct {
-	listening uint16        // see OpenListeners
-	ready     chan struct{} // closed when the agent is ready
-	closed    chan struct{}
-	once      sync.Once
+	listening  uint16 // see OpenListeners
+	clockDelay time.Duration
+	ready      chan struct{} // closed when the agent is ready
+	closed     chan struct{}
+	once       sync.Once
 	// answer, if set, may answer a message; nil, nil leaves it to the fake.
 	answer func(context.Context, protocol.HostMessage) (protocol.GuestMessage, error)
 
@@ -149,6 +150,9 @@ func (g *fakeGuest) WaitReady(ctx context.Context) (protocol.Hello, error) {
 		return protocol.Hello{}, errdefs.ErrUnavailable
 	}
 }
+
+// ClockDelay is as on a host that is not busy.
+func (g *fakeGuest) ClockDelay() time.Duration { return g.clockDelay }
 
 // Listen is a listener that nobody dials but a test, by dialHost.
 func (g *fakeGuest) Listen(port uint32) (vsock.Listener, error) {

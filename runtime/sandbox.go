@@ -280,7 +280,7 @@ func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) er
 		return err
 	}
 	go s.watch()
-	defer plan.times.stage("agent")()
+	done := plan.times.stage("agent")
 	if _, err := s.guest.WaitReady(ctx); err != nil {
 		if s.isLost() { // watch has closed the session
 			err = s.whyLost()
@@ -288,7 +288,9 @@ func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) er
 		return s.machine.Accelerator().Advise(fmt.Errorf("wait for the agent: %w", err))
 	}
 	go s.guard()
-	return nil
+	done()
+	defer plan.times.stage("clock")()
+	return s.settleClock(ctx)
 }
 
 // watch waits for the machine's end. Every process in it ends with it.

@@ -19,12 +19,14 @@ func (s *Session) shakeHands(conn *protocol.HostConn) (hello protocol.Hello, err
 	if err := s.checkHello(hello); err != nil {
 		return hello, err
 	}
+	began := time.Now()
 	if err := conn.WriteCommand(s.ctx, s.nextCallID(), s.auth()); err != nil {
 		return hello, err
 	}
 	if _, err := read[protocol.AuthOK](conn, protocol.Response); err != nil {
 		return hello, err
 	}
+	s.clockDelay.Store(int64(time.Since(began)))
 	if _, err := read[protocol.Ready](conn, protocol.Notification); err != nil {
 		return hello, err
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -69,6 +70,8 @@ type Session struct {
 	warnings *rate.Limiter // of what the guest can bring about at will
 	done     chan struct{} // closed when the session is over
 
+	clockDelay atomic.Int64 // see ClockDelay
+
 	mu       sync.Mutex
 	hello    protocol.Hello // the first of a handshake that succeeded
 	refused  error          // why the last connection was not taken
@@ -116,6 +119,10 @@ func (s *Session) WaitReady(ctx context.Context) (protocol.Hello, error) {
 		return protocol.Hello{}, s.notReady(ctx.Err())
 	}
 }
+
+// ClockDelay is how long the guest took to answer the last handshake, by which it sets its clock: that is behind by no more. It is valid
+// once the session is ready.
+func (s *Session) ClockDelay() time.Duration { return time.Duration(s.clockDelay.Load()) }
 
 func (s *Session) notReady(err error) error {
 	s.mu.Lock()
