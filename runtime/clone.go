@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -33,7 +34,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 	done := plan.times.stage("template")
 	store := template.Open(plan.config.Template.Dir)
 	config := plan.template()
-	ingredients, dir, err := useTemplate(cloneCtx, store, driver, config)
+	ingredients, dir, err := useTemplate(cloneCtx, store, driver, config, plan.log)
 	if err != nil {
 		return started{}, because(cloneCtx, err)
 	}
@@ -104,14 +105,19 @@ func (p *machinePlan) template() hypervisor.Config {
 
 // useTemplate returns the directory of the template for a machine, made if need be, and what it is made of.
 func useTemplate(
-	ctx context.Context, store *template.Store, driver hypervisor.Driver, config hypervisor.Config,
+	ctx context.Context, store *template.Store, driver hypervisor.Driver, config hypervisor.Config, log *slog.Logger,
 ) (ingredients []hypervisor.Ingredient, dir string, err error) {
 	if ingredients, err = driver.Ingredients(config); err != nil {
 		return nil, "", err
 	}
 	ingredients = append(ingredients, hypervisor.Ingredient{Name: "limpet", Value: limpetVersion()})
 	dir, err = store.Use(ctx, ingredients, func(ctx context.Context, dir string) error {
-		return buildTemplate(ctx, driver, config, dir)
+		began := time.Now()
+		if err := buildTemplate(ctx, driver, config, dir); err != nil {
+			return err
+		}
+		log.Info("template built", "template", template.ID(ingredients), "ms", time.Since(began).Milliseconds())
+		return nil
 	})
 	return ingredients, dir, err
 }
