@@ -20,6 +20,7 @@ import (
 
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/integration/harness"
 	limpet "github.com/limpet-run/limpet/runtime"
 )
 
@@ -32,8 +33,17 @@ const (
 	clockReadings = 8
 )
 
-// useTemplates has the containers to come be clones, whatever the run's other containers are, and returns the directory of templates, which
-// is not there yet. The keys of changes are added to the configuration.
+// clonesOnly begins a test of clones. A run in which all sandboxes boot has none.
+func clonesOnly(t *testing.T) *scope {
+	t.Helper()
+	if os.Getenv(harness.TemplatesVariable) == "off" {
+		t.Skip("this run is without templates")
+	}
+	return limpetOnly(t)
+}
+
+// useTemplates has the containers to come be clones of templates of their own, and returns the directory of these, which is not there yet.
+// The keys of changes are added to the configuration.
 func (s *scope) useTemplates(changes map[string]any) string {
 	s.Helper()
 	dir := filepath.Join(s.TempDir(), "templates")
@@ -59,7 +69,7 @@ func (c container) template() (string, error) {
 // TestClonesDiffer compares clones of one template: nothing by which a machine, or what it makes up, can be known is the same in two of
 // them, and nothing of it is the template's. All of them have the host's time.
 func TestClonesDiffer(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	s.useTemplates(nil)
 	var twins []container
 	var group errgroup.Group

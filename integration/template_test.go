@@ -72,7 +72,7 @@ func (s *scope) templatesIn(dir string) (ids []string) {
 
 // TestTemplateOnFirstUse makes a template with the first container, and clones it from then on.
 func TestTemplateOnFirstUse(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	first, second := s.startIn(dir), s.startIn(dir)
 	if first.builds != 1 || first.warning != "" || len(first.templates) != 1 {
@@ -112,7 +112,7 @@ func (zeros) Read(p []byte) (int, error) {
 
 // TestSpoiltTemplate spoils a template. The next sandbox boots, with a warning, and the one after it is a clone again.
 func TestSpoiltTemplate(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	whole := s.startIn(dir)
 	if len(whole.templates) != 1 {
@@ -160,7 +160,7 @@ func TestTemplatesOfOthers(t *testing.T) {
 			[]string{"0777", "chmod"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := limpetOnly(t)
+			s := clonesOnly(t)
 			dir := s.useTemplates(nil)
 			first := s.startIn(dir)
 			s.must(test.give(dir))
@@ -203,7 +203,7 @@ func TestTemplateReplaced(t *testing.T) {
 		{"QEMU", qemu, func(path string) map[string]any { return map[string]any{"hypervisor": map[string]any{"path": path}} }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := limpetOnly(t)
+			s := clonesOnly(t)
 			place := t.TempDir() // QEMU looks for its files beside the directory that it is in
 			for _, other := range []string{"share", "lib"} {
 				s.must(os.Symlink(filepath.Join("/usr", other), filepath.Join(place, other)))
@@ -238,7 +238,7 @@ func (s *scope) smallDisk() string {
 
 // TestTemplateOnSmallDisk has no room for a template.
 func TestTemplateOnSmallDisk(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := filepath.Join(s.smallDisk(), "templates")
 	s.useTemplates(map[string]any{"template": map[string]any{"enabled": true, "dir": dir}})
 	got := s.startIn(dir)
@@ -250,7 +250,7 @@ func TestTemplateOnSmallDisk(t *testing.T) {
 
 // TestFullSharedMemory has no room in /dev/shm, where neither templates nor clones are.
 func TestFullSharedMemory(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	script := "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero >/dev/shm/full && exec \"$@\""
 	for range 2 { // one makes the template, one finds it
@@ -287,7 +287,7 @@ func (s *scope) crowdOf(count int) {
 
 // TestOneBuildForAll starts ten sandboxes at once where there is no template: one of them makes it, and all are its clones.
 func TestOneBuildForAll(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	before := len(daemon.Log())
 	s.crowdOf(10)
@@ -302,7 +302,7 @@ func TestOneBuildForAll(t *testing.T) {
 
 // TestTemplateRemovedMeanwhile starts ten sandboxes while every template is removed as soon as it is there.
 func TestTemplateRemovedMeanwhile(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	ctx, cancel := context.WithCancel(s.ctx)
 	removed := make(chan int)
@@ -352,7 +352,7 @@ exec '%[2]s' "$@"
 
 // TestCloneDoesNotWake has a clone of which nothing is heard. After a while the sandbox boots instead, once.
 func TestCloneDoesNotWake(t *testing.T) {
-	s := limpetOnly(t)
+	s := clonesOnly(t)
 	dir := s.useTemplates(nil)
 	first := s.startIn(dir)
 	s.useTemplates(map[string]any{
