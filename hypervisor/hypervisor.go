@@ -76,6 +76,10 @@ type Driver interface {
 	// the files as Save left them, ours alone (errdefs.ErrFailedPrecondition if not; errdefs.ErrNotFound: there are none). On error nothing
 	// is left behind.
 	Restore(ctx context.Context, config Config, dir string) (Machine, error)
+	// CheckSaved looks whether what Save wrote in dir can still be restored: its files are as Save left them, and the files that it is
+	// made of are as they were (errdefs.ErrFailedPrecondition if not; errdefs.ErrNotFound: there is none). It takes less than a
+	// millisecond.
+	CheckSaved(dir string) error
 	// Ingredients lists what a machine of this configuration is made of, as far as a saved one depends on it: machines can be restored
 	// from one that has the same.
 	Ingredients(config Config) ([]Ingredient, error)
@@ -84,6 +88,7 @@ type Driver interface {
 // Ingredient is something that a saved machine depends on: a file or a choice, by its name and a text that is another one if it has changed.
 type Ingredient struct {
 	Name  string `json:"name"`
+	Path  string `json:"path,omitempty"` // of a file
 	Value string `json:"value"`
 }
 

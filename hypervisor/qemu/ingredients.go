@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -25,19 +26,19 @@ func (p *plan) ingredients() ([]hypervisor.Ingredient, error) {
 		if err != nil {
 			return nil, err
 		}
-		result = append(result, hypervisor.Ingredient{Name: file.name, Value: identity})
+		result = append(result, hypervisor.Ingredient{Name: file.name, Path: file.path, Value: identity})
 	}
 	return result, nil
 }
 
-// fileIdentity is a text that changes with the file: where it is, which it is, and when it was last written or put in another's place.
+// fileIdentity is a text that changes with the file: which it is, and when it was last written or put in another's place.
 func fileIdentity(path string) (string, error) {
 	var info unix.Stat_t
 	if err := unix.Stat(path, &info); err != nil {
 		return "", fmt.Errorf("look at %s: %w", path, err)
 	}
-	return fmt.Sprintf("%s, inode %d of %d:%d, %d bytes, written %d.%09d, changed %d.%09d", path, info.Ino, unix.Major(info.Dev),
-		unix.Minor(info.Dev), info.Size, info.Mtim.Sec, info.Mtim.Nsec, info.Ctim.Sec, info.Ctim.Nsec), nil
+	return fmt.Sprintf("inode %d of %d:%d, %d bytes, written %d.%09d, changed %d.%09d", info.Ino, unix.Major(info.Dev), unix.Minor(info.Dev),
+		info.Size, info.Mtim.Sec, info.Mtim.Nsec, info.Ctim.Sec, info.Ctim.Nsec), nil
 }
 
 // fileMark tells a file from what it becomes when it is cut, written or put in another's place.
@@ -57,6 +58,9 @@ func markOf(file *os.File) (fileMark, error) {
 // openMarked opens a file that is as it was marked, and ours alone.
 func openMarked(path string, want fileMark) (*os.File, error) {
 	file, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: save the machine again: %w", path, errdefs.ErrFailedPrecondition)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -61,6 +61,11 @@ func (m *machine) save(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	return d.write(dir)
+}
+
+// write makes a saved machine complete.
+func (d description) write(dir string) error {
 	text, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {
 		return err
@@ -148,15 +153,46 @@ func openSaved(dir string, p *plan) (_ *saved, err error) {
 	if changed := differences(have.Ingredients, want); len(changed) > 0 {
 		return nil, fmt.Errorf("the saved machine is another (%v): save one like this: %w", changed, errdefs.ErrFailedPrecondition)
 	}
-	state, err := openMarked(filepath.Join(dir, stateFile), have.State)
+	return have.open(dir)
+}
+
+// open opens the files of a saved machine, if nobody has touched them. The caller closes them.
+func (d description) open(dir string) (*saved, error) {
+	state, err := openMarked(filepath.Join(dir, stateFile), d.State)
 	if err != nil {
 		return nil, err
 	}
-	memory, err := openMarked(filepath.Join(dir, memoryFile), have.Memory)
+	memory, err := openMarked(filepath.Join(dir, memoryFile), d.Memory)
 	if err != nil {
 		return nil, errors.Join(err, state.Close())
 	}
 	return &saved{state: state, memory: memory}, nil
+}
+
+// CheckSaved implements hypervisor.Driver.
+func (d *Driver) CheckSaved(dir string) error {
+	have, err := readDescription(dir)
+	if err != nil {
+		return err
+	}
+	for _, ingredient := range have.Ingredients {
+		if ingredient.Path == "" {
+			continue
+		}
+		identity, err := fileIdentity(ingredient.Path)
+		if errors.Is(err, os.ErrNotExist) || err == nil && identity != ingredient.Value {
+			return fmt.Errorf("the %s %s is no more what it was: %w", ingredient.Name, ingredient.Path, errdefs.ErrFailedPrecondition)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	saved, err := have.open(dir)
+	if err != nil {
+		return err
+	}
+	saved.close()
+	return nil
 }
 
 func readDescription(dir string) (description, error) {
