@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -14,7 +12,15 @@ import (
 
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/template"
+)
+
+const (
+	// countTimeout is how long a start waits for others who count theirs. It takes a tenth of a millisecond.
+	countTimeout = 100 * time.Millisecond
+	// ingredientLimpet is the name of what limpet says of itself.
+	ingredientLimpet = "limpet"
 )
 
 // cloneShare is the part of the time for a start (timeouts.boot) that a clone may take, with its template if that has to be made. The rest
@@ -34,11 +40,15 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 	done := plan.times.stage("template")
 	store := template.Open(plan.config.Template.Dir)
 	config := plan.template()
-	ingredients, dir, err := useTemplate(cloneCtx, store, driver, config, plan.log)
+	began, built := time.Now(), false
+	id, dir, err := useTemplate(cloneCtx, store, driver, config, func(string) { built = true })
 	if err != nil {
 		return started{}, because(cloneCtx, err)
 	}
 	done()
+	if built {
+		plan.log.Info("template built", "template", id, "ms", time.Since(began).Milliseconds())
+	}
 	steps := &undo{}
 	spoilt := false // the template is no good
 	defer func() {
@@ -50,15 +60,14 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		defer cancel()
 		err = errors.Join(err, steps.run(undoCtx, newTrace()))
 		if spoilt && ctx.Err() == nil {
-			err = errors.Join(err, store.Discard(ingredients))
+			err = errors.Join(err, store.Discard(id))
 		}
 	}()
 	machine, guest, err := assemble(cloneCtx, plan, steps, func(ctx context.Context) (hypervisor.Machine, error) {
 		config := config // what only the clone has is no part of the template
 		config.Shares = []hypervisor.Share{plan.share()}
 		machine, err := driver.Restore(ctx, config, dir)
-		removed := errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) // by others
-		spoilt = err != nil && !removed && ctx.Err() == nil
+		spoilt = err != nil && ctx.Err() == nil && store.Has(id) // else others have removed it
 		return machine, err
 	})
 	if err != nil {
@@ -70,7 +79,7 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 		return started{}, fmt.Errorf("the clone does not wake: %w", err)
 	}
 	parent.take(steps)
-	return started{machine: machine, guest: guest, frame: plan.bare, template: template.ID(ingredients)}, nil
+	return started{machine: machine, guest: guest, frame: plan.bare, template: id}, nil
 }
 
 // because adds to an error what ended the context, if something has: that says more than what a step makes of it.
@@ -97,29 +106,36 @@ func awaitWake(ctx context.Context, machine Machine, guest Guest) error {
 }
 
 // template describes the machine that sandboxes of this configuration are clones of.
-func (p *machinePlan) template() hypervisor.Config {
-	config := p.machine(p.bare, hypervisor.DefaultPorts)
-	config.Cmdline = append(config.Cmdline, protocol.ParkParameter)
-	return config
+func (p *machinePlan) template() hypervisor.Config { return p.place(templateMachine(p.config, p.bare)) }
+
+// templateMachine describes the machine that a template is made of, but for its place.
+func templateMachine(settings config.Config, bare frame) hypervisor.Config {
+	machine := bareMachine(settings, bare, hypervisor.DefaultPorts)
+	machine.Cmdline = append(machine.Cmdline, protocol.ParkParameter)
+	return machine
 }
 
-// useTemplate returns the directory of the template for a machine, made if need be, and what it is made of.
+// useTemplate returns the identifier and the directory of the template for a machine, made if need be.
 func useTemplate(
-	ctx context.Context, store *template.Store, driver hypervisor.Driver, config hypervisor.Config, log *slog.Logger,
-) (ingredients []hypervisor.Ingredient, dir string, err error) {
-	if ingredients, err = driver.Ingredients(config); err != nil {
-		return nil, "", err
+	ctx context.Context, store *template.Store, driver hypervisor.Driver, config hypervisor.Config, progress func(step string),
+) (id, dir string, err error) {
+	ingredients, err := templateIngredients(driver, config)
+	if err != nil {
+		return "", "", err
 	}
-	ingredients = append(ingredients, hypervisor.Ingredient{Name: "limpet", Value: limpetVersion()})
 	dir, err = store.Use(ctx, ingredients, func(ctx context.Context, dir string) error {
-		began := time.Now()
-		if err := buildTemplate(ctx, driver, config, dir); err != nil {
-			return err
-		}
-		log.Info("template built", "template", template.ID(ingredients), "ms", time.Since(began).Milliseconds())
-		return nil
+		return buildTemplate(ctx, driver, config, dir, progress)
 	})
-	return ingredients, dir, err
+	return template.ID(ingredients), dir, err
+}
+
+// templateIngredients lists what the template for a machine is made of.
+func templateIngredients(driver hypervisor.Driver, config hypervisor.Config) ([]hypervisor.Ingredient, error) {
+	ingredients, err := driver.Ingredients(config)
+	if err != nil {
+		return nil, err
+	}
+	return append(ingredients, hypervisor.Ingredient{Name: ingredientLimpet, Value: limpetVersion()}), nil
 }
 
 // limpetVersion is what this program says of itself: its version and revision as far as they are known.
@@ -132,8 +148,11 @@ func limpetVersion() string {
 }
 
 // buildTemplate boots a machine until it parks, and saves it.
-func buildTemplate(ctx context.Context, driver hypervisor.Driver, config hypervisor.Config, dir string) (err error) {
+func buildTemplate(
+	ctx context.Context, driver hypervisor.Driver, config hypervisor.Config, dir string, progress func(step string),
+) (err error) {
 	config.Parks = true
+	progress("start a machine")
 	machine, err := driver.Boot(ctx, config)
 	if err != nil {
 		return err
@@ -143,11 +162,29 @@ func buildTemplate(ctx context.Context, driver hypervisor.Driver, config hypervi
 		defer cancel()
 		err = errors.Join(err, machine.Stop(stopCtx))
 	}()
+	progress("boot it until it parks")
 	if err := machine.Resume(ctx); err != nil {
 		return err
 	}
 	if err := machine.Parked(ctx); err != nil {
 		return err
 	}
+	progress("save it")
 	return machine.Save(ctx, dir)
+}
+
+// countStart counts a sandbox as a clone, or as one that boots because of err. That a start could not be counted is no reason to fail.
+func countStart(ctx context.Context, plan machinePlan, err error) {
+	defer plan.times.stage("count")()
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
+	store := template.Open(plan.config.Template.Dir)
+	if err == nil {
+		err = store.CountClone(ctx)
+	} else {
+		err = store.CountBoot(ctx, plan.name, err)
+	}
+	if err != nil {
+		plan.log.Warn("a start is not counted", "error", err)
+	}
 }

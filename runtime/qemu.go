@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/qemu"
 	"github.com/limpet-run/limpet/hypervisor/vsock"
+	"github.com/limpet-run/limpet/runtime/config"
 )
 
 // shareDevice names the file share as a device of the machine; shareTag is what the agent mounts at guestShare.
@@ -28,11 +30,15 @@ type maker func(ctx context.Context) (hypervisor.Machine, error)
 
 // startQEMU is the platform: a machine of QEMU, a clone or else one that boots.
 func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (started, error) {
-	driver := qemu.New(qemu.Options{Path: plan.config.Hypervisor.Path, Virtiofsd: plan.config.Virtiofs.Daemon, Logger: plan.logger})
+	driver := newDriver(plan.config, plan.logger)
 	if plan.config.Template.Enabled {
 		clone, err := startClone(ctx, plan, driver, undo)
-		if err == nil || ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			return clone, err
+		}
+		countStart(ctx, plan, err)
+		if err == nil {
+			return clone, nil
 		}
 		plan.log.Warn("the sandbox boots: it cannot be a clone", "error", err)
 	}
@@ -42,6 +48,10 @@ func startQEMU(ctx context.Context, plan machinePlan, undo *undo) (started, erro
 		return driver.Boot(ctx, config)
 	})
 	return started{machine: machine, guest: guest, frame: plan.frame}, err
+}
+
+func newDriver(settings config.Config, logger *slog.Logger) hypervisor.Driver {
+	return qemu.New(qemu.Options{Path: settings.Hypervisor.Path, Virtiofsd: settings.Virtiofs.Daemon, Logger: logger})
 }
 
 // assemble makes a machine with a vsock device and the file share, and a session over that device. What does not need the other is done
@@ -93,9 +103,19 @@ func (m vsockMachine) Stop(ctx context.Context) error {
 
 // machine describes the bare machine.
 func (p *machinePlan) machine(frame frame, ports int) hypervisor.Config {
+	return p.place(bareMachine(p.config, frame, ports))
+}
+
+// place says whose a machine is, and where.
+func (p *machinePlan) place(machine hypervisor.Config) hypervisor.Config {
+	machine.Name, machine.Dir, machine.Cgroup = p.name, p.dir.vm(), p.cgroup
+	return machine
+}
+
+// bareMachine describes a bare machine, but for its place.
+func bareMachine(settings config.Config, frame frame, ports int) hypervisor.Config {
 	return hypervisor.Config{
-		Name: p.name, Dir: p.dir.vm(), Cgroup: p.cgroup,
-		Kernel: p.config.Kernel, Initrd: p.config.Image,
+		Kernel: settings.Kernel, Initrd: settings.Image,
 		Cmdline: []string{
 			"quiet",              // every line on an emulated serial port takes time; a panic is printed all the same
 			"dummy.numdummies=0", // else there is a network interface that nobody asked for
@@ -105,7 +125,7 @@ func (p *machinePlan) machine(frame frame, ports int) hypervisor.Config {
 		},
 		VCPUs: frame.vcpus, MemoryMiB: frame.memory, MaxVCPUs: frame.maxVCPUs, MaxMemoryMiB: frame.maxMemory,
 		Ports:       ports,
-		Accelerator: hypervisor.Accelerator(p.config.Hypervisor.Accelerator),
+		Accelerator: hypervisor.Accelerator(settings.Hypervisor.Accelerator),
 	}
 }
 

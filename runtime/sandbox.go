@@ -62,6 +62,7 @@ type Sandbox struct {
 	lastCommand atomic.Uint64 // of visitors
 	visited     atomic.Bool   // somebody has come by a door that leads into the guest
 	began       time.Time
+	template    string // that the machine is a clone of; empty: it has booted
 
 	egress   *egressGuard // nil: everything may be reached
 	sshAgent sync.Mutex   // held while a container has an ssh-agent
@@ -180,7 +181,7 @@ func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked ask
 	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
 		return plan, err
 	}
-	clone, err := hostFrame(configuration.VM, demand{})
+	bare, err := bareFrame(configuration.VM)
 	if err != nil {
 		return plan, err
 	}
@@ -209,7 +210,7 @@ func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked ask
 		return plan, err
 	}
 	return machinePlan{
-		name: s.id, config: configuration, frame: s.frame, bare: clone.bare(), cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
 		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
 	}, nil
 }
@@ -273,9 +274,9 @@ func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) er
 		return err
 	}
 	s.machine, s.guest, s.frame = started.machine, started.guest, started.frame
-	s.size.vcpus = s.frame.vcpus
+	s.size.vcpus, s.template = s.frame.vcpus, started.template
 	if err := s.dir.update(func(record *record) {
-		record.Size, record.Template = s.frame.record(s.size), started.template
+		record.Size, record.Template = s.frame.record(s.size), s.template
 	}); err != nil {
 		return err
 	}
@@ -397,6 +398,9 @@ func (s *Sandbox) call(ctx context.Context, limit time.Duration, message protoco
 
 // ID is the sandbox's identifier.
 func (s *Sandbox) ID() string { return s.id }
+
+// Template is the identifier of the template that the sandbox is a clone of; empty: it has booted.
+func (s *Sandbox) Template() string { return s.template }
 
 // Container returns the container with that identifier, or an ErrNotFound.
 func (s *Sandbox) Container(id string) (*Container, error) {

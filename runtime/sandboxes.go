@@ -49,7 +49,8 @@ type SandboxInfo struct {
 	Machine    []HostProcess   `json:"machine"`        // the machine's processes on the host
 	VCPUs      int             `json:"vcpus"`
 	MemoryMiB  int             `json:"memory_mib"`
-	Containers []ContainerInfo `json:"containers"` // the oldest first
+	Template   string          `json:"template,omitempty"` // that it is a clone of; empty: it has booted
+	Containers []ContainerInfo `json:"containers"`         // the oldest first
 	Began      time.Time       `json:"began"`
 	Parts      []TracePart     `json:"parts"` // of its start, see Trace
 }
@@ -115,7 +116,7 @@ func doorsIn(dir string) []string {
 func (s SandboxInfo) Door(name string) string { return filepath.Join(s.Dir, name) }
 
 // Trace is how long the sandbox took to start.
-func (s SandboxInfo) Trace() Trace { return Trace{s.Namespace, s.ID, s.Began, s.Parts} }
+func (s SandboxInfo) Trace() Trace { return Trace{s.Namespace, s.ID, s.Began, s.Template, s.Parts} }
 
 // specOf is the configuration of a bundle; an empty one if it cannot be read: it may be gone, and says nothing that has to be known.
 func specOf(bundle string) *specs.Spec {
@@ -131,7 +132,7 @@ func describe(r record, dir string, lives func(HostProcess) bool, specOf func(bu
 	info := SandboxInfo{
 		Namespace: r.Namespace, ID: r.ID, State: SandboxRunning, Pod: r.Pod != nil, Dir: dir, Bundle: r.Bundle, Holder: r.Holder,
 		Machine: []HostProcess{}, VCPUs: r.Size.VCPUs, MemoryMiB: r.Size.MemoryMiB, Containers: []ContainerInfo{}, Began: r.Began,
-		Parts: r.Parts,
+		Template: r.Template, Parts: r.Parts,
 	}
 	for _, process := range r.Machine {
 		if lives(process) {

@@ -29,7 +29,7 @@ func TestDescribe(t *testing.T) {
 	}
 	running := record{
 		Namespace: "n", ID: "s", Bundle: "pause", Holder: shim, Machine: []HostProcess{qemu, daemon}, Size: sizeRecord{2, 384},
-		Parts: []TracePart{{Name: PartSandbox}}, Began: began,
+		Parts: []TracePart{{Name: PartSandbox}}, Began: began, Template: "t",
 		Containers: map[string]containerRecord{
 			"b": {Bundle: "one", Anchor: &first, State: StateRunning, Created: began},
 			"a": {Bundle: "two", Anchor: &second, State: StatePaused, Created: began.Add(time.Second)},
@@ -92,7 +92,7 @@ func TestDescribe(t *testing.T) {
 	info.Containers, info.Parts = nil, nil
 	if !reflect.DeepEqual(info, SandboxInfo{
 		Namespace: "n", ID: "s", State: SandboxRunning, Dir: "/dir", Bundle: "pause", Holder: shim, Machine: running.Machine, VCPUs: 2,
-		MemoryMiB: 384, Began: began,
+		MemoryMiB: 384, Began: began, Template: "t",
 	}) {
 		t.Errorf("got %+v", info)
 	}

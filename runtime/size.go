@@ -152,6 +152,12 @@ func hostFrame(vm config.VM, floor demand) (frame, error) {
 	return newFrame(vm, floor, runtime.NumCPU(), int(uint64(info.Totalram)*uint64(info.Unit)/mebibyte)), nil
 }
 
+// bareFrame is the frame of this host's clones of a configuration.
+func bareFrame(vm config.VM) (frame, error) {
+	whole, err := hostFrame(vm, demand{})
+	return whole.bare(), err
+}
+
 // size is how large the machine has to be for its containers; cut tells whether that is less than they ask for.
 //
 // Processors are what the containers' quotas come to. Memory: the guest itself needs some (config.MinMemoryMiB); containers without a

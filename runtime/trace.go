@@ -15,7 +15,8 @@ type Trace struct {
 	Namespace string      `json:"namespace"`
 	ID        string      `json:"id"`
 	Began     time.Time   `json:"began"`
-	Parts     []TracePart `json:"parts"` // in the order in which they began, the first of each name
+	Template  string      `json:"template,omitempty"` // that the sandbox is a clone of; empty: it has booted
+	Parts     []TracePart `json:"parts"`              // in the order in which they began, the first of each name
 }
 
 // TracePart is what was done for one call, or until one event.
@@ -181,5 +182,5 @@ func (s *Sandbox) addPart(name string, times *trace) bool {
 func (s *Sandbox) trace() Trace {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Trace{s.namespace, s.id, s.began, s.parts}
+	return Trace{s.namespace, s.id, s.began, s.template, s.parts}
 }

@@ -9,21 +9,21 @@
 //	                                  Discard: it is no good
 //
 // A template is a directory below the store's, by the name of its ingredients' sum; a name that begins with a dot is one that is being
-// built or removed. A clone opens a template's files when it begins, and needs the directory no more then.
+// built or removed, or was when who did it was killed: the next to build takes it away. A clone opens a template's files when it begins,
+// and needs the directory no more then.
+//
+// Beside the templates the store counts how many sandboxes were clones, and how many could not be (Counts).
 package template
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,7 +40,8 @@ const (
 	aboutFile = "template.json"
 	// buildPrefix and removePrefix begin the names of directories that are no templates yet or any more.
 	buildPrefix, removePrefix = ".building-", ".removed-"
-	lockSuffix                = ".lock"
+	// lockFile is locked by who builds: one at a time, whatever it is that is built.
+	lockFile = ".build.lock"
 	// idBytes of the sum name a template.
 	idBytes = 8
 )
@@ -53,15 +54,22 @@ type Template struct {
 	BuildMS     int64                   `json:"build_ms"` // how long its making took
 	Bytes       int64                   `json:"bytes"`    // what it takes of the disk
 	Ingredients []hypervisor.Ingredient `json:"ingredients"`
+	Problem     string                  `json:"problem,omitempty"` // why it is no good; empty: nobody has found anything
 }
 
 // ID names the template that has these ingredients.
 func ID(ingredients []hypervisor.Ingredient) string {
 	sum := sha256.New()
 	for _, ingredient := range ingredients {
-		fmt.Fprintf(sum, "%q %q\n", ingredient.Name, ingredient.Value)
+		fmt.Fprintf(sum, "%q %q %q\n", ingredient.Name, ingredient.Path, ingredient.Value)
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:idBytes])
+}
+
+// isID tells whether a text can be what ID returns.
+func isID(text string) bool {
+	sum, err := hex.DecodeString(text)
+	return err == nil && len(sum) == idBytes && strings.ToLower(text) == text
 }
 
 // Builder saves a machine in a directory, which is there and empty. On error what it has written there goes.
@@ -79,19 +87,17 @@ func Open(dir string) *Store { return &Store{dir} }
 func (s *Store) Use(ctx context.Context, ingredients []hypervisor.Ingredient, build Builder) (string, error) {
 	id := ID(ingredients)
 	dir := filepath.Join(s.dir, id)
-	if err := s.checkOwner(); err == nil && isReady(dir) {
+	if err := s.Check(); err != nil {
+		return "", err
+	}
+	if isReady(dir) {
 		return dir, nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the directory of templates: %w", err)
-	}
-	unlock, err := s.lock(ctx, id)
+	lock, err := s.lock(ctx, lockFile)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("wait for template %s: %w", id, err)
 	}
-	defer unlock()
+	defer lock.Close()
 	if isReady(dir) { // others were faster
 		return dir, nil
 	}
@@ -101,46 +107,54 @@ func (s *Store) Use(ctx context.Context, ingredients []hypervisor.Ingredient, bu
 	return dir, nil
 }
 
+// Has tells whether the template of that identifier is ready.
+func (s *Store) Has(id string) bool { return isReady(filepath.Join(s.dir, id)) }
+
 func isReady(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, aboutFile))
 	return err == nil
 }
 
-// checkOwner makes sure that nobody else has put templates there: a clone does what its template says.
-func (s *Store) checkOwner() error {
+// Check makes sure that nobody else has put templates there: a clone does what its template says. A directory that is not there yet will
+// be ours.
+func (s *Store) Check() error {
 	info, err := os.Stat(s.dir)
-	if err != nil {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("the directory of templates %s belongs to the user %d and has the mode %#o: make it ours alone (chown, chmod 700), "+
-			"or set another (template.dir): %w", s.dir, owner, info.Mode().Perm(), errdefs.ErrPermissionDenied)
+	if err != nil {
+		return fmt.Errorf("look at the directory of templates: %w", err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || owner != uint32(os.Geteuid()) || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("the directory of templates %s belongs to the user %d and has the mode %v: make it ours alone (chown, chmod 700), "+
+			"or set another (template.dir): %w", s.dir, owner, info.Mode(), errdefs.ErrPermissionDenied)
 	}
 	return nil
 }
 
-// lock makes this process the one that builds or removes that template.
-func (s *Store) lock(ctx context.Context, id string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(s.dir, "."+id+lockSuffix), os.O_RDWR|os.O_CREATE, 0o600)
+// lock opens a file of the store for us alone, until it is closed. It makes the store's directory if need be.
+func (s *Store) lock(ctx context.Context, name string) (*os.File, error) {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of templates: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock template %s: %w", id, err)
+		return nil, err
 	}
 	locked := make(chan error, 1)
 	go func() { locked <- ignoreEINTR(func() error { return unix.Flock(int(file.Fd()), unix.LOCK_EX) }) }()
-	unlock = func() { file.Close() } // with the last descriptor the lock goes
 	select {
 	case err := <-locked:
 		if err != nil {
-			unlock()
-			return nil, fmt.Errorf("lock template %s: %w", id, err)
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", file.Name(), err), file.Close())
 		}
-		return unlock, nil
+		return file, nil
 	case <-ctx.Done():
 		go func() { // a lock cannot be taken from who waits for it
 			<-locked
-			unlock()
+			file.Close()
 		}()
-		return nil, fmt.Errorf("wait for template %s, which another process builds: %w", id, context.Cause(ctx))
+		return nil, fmt.Errorf("lock %s, which another process holds: %w", file.Name(), context.Cause(ctx))
 	}
 }
 
@@ -155,10 +169,10 @@ func ignoreEINTR(f func() error) error {
 // build makes a template and takes away those that it replaces. The caller has the lock.
 func (s *Store) build(ctx context.Context, id string, ingredients []hypervisor.Ingredient, build Builder) (err error) {
 	began := time.Now()
-	building := filepath.Join(s.dir, buildPrefix+id)
-	if err := os.RemoveAll(building); err != nil { // of a builder that was killed
+	if err := s.removeLeftovers(); err != nil {
 		return err
 	}
+	building := filepath.Join(s.dir, buildPrefix+id)
 	if err := os.Mkdir(building, 0o700); err != nil {
 		return err
 	}
@@ -191,7 +205,7 @@ func (s *Store) removeReplaced(id string, ingredients []hypervisor.Ingredient) e
 		return err
 	}
 	for _, template := range templates {
-		if template.ID != id && replaces(ingredients, template.Ingredients) {
+		if template.ID != id && arguments(ingredients) == arguments(template.Ingredients) {
 			if err := s.Remove(template.ID); err != nil && !errdefs.IsNotFound(err) {
 				return err
 			}
@@ -200,120 +214,41 @@ func (s *Store) removeReplaced(id string, ingredients []hypervisor.Ingredient) e
 	return nil
 }
 
-// replaces tells whether a template takes the place of another: whether both have the same arguments.
-func replaces(ingredients, old []hypervisor.Ingredient) bool {
-	arguments := func(ingredients []hypervisor.Ingredient) string {
-		for _, ingredient := range ingredients {
-			if ingredient.Name == hypervisor.IngredientArguments {
-				return ingredient.Value
+// arguments is what the configuration says of a template's machine.
+func arguments(ingredients []hypervisor.Ingredient) string {
+	for _, ingredient := range ingredients {
+		if ingredient.Name == hypervisor.IngredientArguments {
+			return ingredient.Value
+		}
+	}
+	return ""
+}
+
+// removeLeftovers removes what those have left who were killed while they built or removed a template. The caller has the lock.
+func (s *Store) removeLeftovers() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), buildPrefix) || strings.HasPrefix(entry.Name(), removePrefix) {
+			if err := os.RemoveAll(filepath.Join(s.dir, entry.Name())); err != nil {
+				return err
 			}
 		}
-		return ""
-	}
-	return arguments(ingredients) == arguments(old)
-}
-
-// List returns the templates that are ready, the newest first. A store that was never used has none.
-func (s *Store) List() ([]Template, error) {
-	entries, err := os.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list the templates: %w", err)
-	}
-	var templates []Template
-	for _, entry := range entries {
-		if !entry.IsDir() || strings.HasPrefix(entry.Name(), ".") {
-			continue
-		}
-		template, err := read(filepath.Join(s.dir, entry.Name()))
-		if errors.Is(err, fs.ErrNotExist) { // it is not ready, or has gone
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		templates = append(templates, template)
-	}
-	slices.SortFunc(templates, func(a, b Template) int { return cmp.Or(b.Made.Compare(a.Made), cmp.Compare(a.ID, b.ID)) })
-	return templates, nil
-}
-
-// read reads what is said of a template, and looks at how much room it takes.
-func read(dir string) (Template, error) {
-	text, err := os.ReadFile(filepath.Join(dir, aboutFile))
-	if err != nil {
-		return Template{}, err
-	}
-	var template Template
-	if err := json.Unmarshal(text, &template); err != nil {
-		return Template{}, fmt.Errorf("template %s: %s: %w: remove it", filepath.Base(dir), aboutFile, err)
-	}
-	template.ID, template.Dir = filepath.Base(dir), dir
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return Template{}, err
-	}
-	for _, file := range files {
-		info, err := file.Info()
-		if err != nil {
-			return Template{}, err
-		}
-		template.Bytes += info.Sys().(*syscall.Stat_t).Blocks * 512
-	}
-	return template, nil
-}
-
-// Find returns the template whose identifier begins with the given text. errdefs.ErrNotFound, errdefs.ErrInvalidArgument: several do.
-func (s *Store) Find(prefix string) (Template, error) {
-	templates, err := s.List()
-	if err != nil {
-		return Template{}, err
-	}
-	var found []Template
-	for _, template := range templates {
-		if prefix != "" && strings.HasPrefix(template.ID, prefix) {
-			found = append(found, template)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return Template{}, fmt.Errorf("template %s: %w", prefix, errdefs.ErrNotFound)
-	case 1:
-		return found[0], nil
-	}
-	return Template{}, fmt.Errorf("%d templates begin with %s: give more of the identifier: %w", len(found), prefix, errdefs.ErrInvalidArgument)
-}
-
-// Remove removes a template, while clones of it run, too. errdefs.ErrNotFound: there is none of that identifier.
-func (s *Store) Remove(id string) error {
-	if id == "" || strings.HasPrefix(id, ".") || filepath.Base(id) != id {
-		return fmt.Errorf("%q is no template's identifier: %w", id, errdefs.ErrInvalidArgument)
-	}
-	dir := filepath.Join(s.dir, id)
-	away, err := os.MkdirTemp(s.dir, removePrefix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("template %s: %w", id, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return fmt.Errorf("remove template %s: %w", id, err)
-	}
-	err = os.Rename(dir, filepath.Join(away, id)) // at once, so that nobody finds half of it
-	if errors.Is(err, fs.ErrNotExist) {
-		err = errdefs.ErrNotFound
-	}
-	if err := errors.Join(err, os.RemoveAll(away)); err != nil {
-		return fmt.Errorf("remove template %s: %w", id, err)
 	}
 	return nil
 }
 
-// Discard removes the template with these ingredients because it is no good. The next who asks builds it again.
-func (s *Store) Discard(ingredients []hypervisor.Ingredient) error {
-	err := s.Remove(ID(ingredients))
-	if errdefs.IsNotFound(err) {
+// RemoveLeftovers removes what those have left who were killed while they built or removed a template. It waits for who builds one.
+func (s *Store) RemoveLeftovers(ctx context.Context) error {
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	lock, err := s.lock(ctx, lockFile)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return s.removeLeftovers()
 }
