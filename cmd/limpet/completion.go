@@ -42,9 +42,14 @@ func completionCommand() *cli.Command {
 	}
 }
 
+// completesFlag tells whether the word to be completed, which stands before the flag that asks, is a flag.
+func completesFlag() bool {
+	return len(os.Args) > 2 && strings.HasPrefix(os.Args[len(os.Args)-2], "-")
+}
+
 // completeSandboxes prints the sandboxes that there are, and the containers of those that have several; or flags, if one is begun.
 func completeSandboxes(c *cli.Context) {
-	if len(os.Args) > 2 && strings.HasPrefix(os.Args[len(os.Args)-2], "-") {
+	if completesFlag() {
 		cli.DefaultCompleteWithFlags(c.Command)(c)
 		return
 	}

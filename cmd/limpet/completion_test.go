@@ -28,6 +28,7 @@ func TestBashCompletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := stateOf(t, web, strings.Replace(otherWeb, `"web"`, `"worm", "containers": {"worm": {}, "wasp": {}}`, 1))
+	templates, _ := templatesOf(t, oneTemplate, otherTemplate)
 	for _, test := range []struct {
 		words []string // the last is the one to complete
 		want  []string // sorted
@@ -38,6 +39,9 @@ func TestBashCompletion(t *testing.T) {
 		{[]string{"inspect", "--config", config, "w"}, []string{"web", "worm", "worm/wasp", "worm/worm"}},
 		{[]string{"inspect", "--config", config, "--namespace", "default", ""}, []string{"web"}},
 		{[]string{"inspect", "--config", config, "--", "w"}, nil},
+		{[]string{"template", "b"}, []string{"build"}},
+		{[]string{"template", "rm", "--"}, []string{"--all", "--config", "--help", "--stale"}},
+		{[]string{"template", "inspect", "--config", templates, ""}, []string{oneTemplate, otherTemplate}},
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
 	} {
 		words := "limpet"

@@ -85,6 +85,7 @@ func commands() []*cli.Command {
 				traceCommand(),
 			)),
 		inCategory("This host", []*cli.Command{
+			templateCommand(),
 			sidecarCommand(),
 			doctorCommand(),
 			installCommand(),

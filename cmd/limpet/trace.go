@@ -111,7 +111,11 @@ func printTrace(w io.Writer, trace runtime.Trace, asJSON bool) error {
 		return printJSON(w, trace)
 	}
 	began := trace.Began.Local().Format("2006-01-02 15:04:05.000")
-	fmt.Fprintf(w, "sandbox %s of namespace %s, begun %s\n\n", trace.ID, trace.Namespace, began)
+	origin := "booted"
+	if trace.Template != "" {
+		origin = "a clone of template " + trace.Template
+	}
+	fmt.Fprintf(w, "sandbox %s of namespace %s, %s, begun %s\n\n", trace.ID, trace.Namespace, origin, began)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "FROM MS\tTOOK MS\t  STAGE")
 	elsewhere := trace.Elsewhere()

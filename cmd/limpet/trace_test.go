@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/limpet-run/limpet/runtime"
@@ -28,9 +29,11 @@ func TestTrace(t *testing.T) {
 		{"list", []string{otherWeb, web}, nil, outcome{0, []string{" - 1234.5 90.1 - -", "test web ", " - - - - -"}, nil}},
 		{"list of a namespace", []string{otherWeb, web}, []string{"--namespace", "default"}, outcome{0, []string{"default web"}, nil}},
 		{"one", []string{web}, []string{"web"}, outcome{0, []string{
-			"sandbox web of namespace default, begun ", "FROM MS TOOK MS STAGE", "0.0 1234.5 sandbox", "0.1 0.4 state", "0.6 80.0 qemu 1154.1 (other) 1234.5 5.5 (elsewhere) 1240.0 90.1 create",
+			"sandbox web of namespace default, booted, begun ", "FROM MS TOOK MS STAGE", "0.0 1234.5 sandbox", "0.1 0.4 state", "0.6 80.0 qemu 1154.1 (other) 1234.5 5.5 (elsewhere) 1240.0 90.1 create",
 		}, nil}},
 		{"chosen", []string{otherWeb, web}, []string{"--namespace", "default", "web"}, outcome{0, []string{"web of namespace default"}, nil}},
+		{"clone", []string{strings.Replace(web, "{", `{"template": "t1", `, 1)}, []string{"web"},
+			outcome{0, []string{"sandbox web of namespace default, a clone of template t1, begun "}, nil}},
 		{"beside a broken one", []string{web, "{"}, []string{"web"}, outcome{0, []string{"sandbox web"}, nil}},
 		{"list with a broken one", []string{web, "{"}, nil, outcome{exitFailure, []string{"default web"}, []string{"read sandbox state"}}},
 	} {
