@@ -2,7 +2,9 @@ package integration
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -62,6 +64,29 @@ func TestDoctor(t *testing.T) {
 		s.must(harness.Run(exec.CommandContext(s.ctx, "unshare", "--mount", "sh", "-c",
 			`mount --rbind / "$0" && exec chroot "$0" "$@"`, t.TempDir(),
 			daemon.Build.Path("bin/limpet"), "doctor", "--config", s.config)).Err())
+	})
+	t.Run("templates", func(t *testing.T) {
+		s := limpetOnly(t)
+		dir := filepath.Join(t.TempDir(), "templates")
+		changes := map[string]any{"template": map[string]any{"enabled": true, "dir": dir}}
+		for _, test := range []struct {
+			mode           os.FileMode
+			template, boot string // what is said
+		}{
+			{0, "the first sandbox makes it", "as a clone of template "},
+			{0o700, "sandboxes are clones of ", "as a clone of template "},
+			{0o755, "every sandbox boots", "but it booted"},
+		} {
+			if test.mode != 0 {
+				s.must(os.Chmod(dir, test.mode))
+			}
+			result := s.doctor(changes, "--json")
+			s.must(result.Err())
+			var got examination
+			s.must(json.Unmarshal([]byte(result.Stdout), &got))
+			wantError(t, got.finding("template").Detail, test.template, dir)
+			wantError(t, got.finding("boot").Detail, test.boot)
+		}
 	})
 	t.Run("no kernel", func(t *testing.T) {
 		s := limpetOnly(t)

@@ -111,19 +111,27 @@ func checkShim() hypervisor.Check {
 	return hypervisor.NewCheck("shim", path, nil)
 }
 
-// checkBoot boots the machine of an empty sandbox.
+// checkBoot brings up the machine of an empty sandbox. If sandboxes are clones, it makes the template if there is none.
 func checkBoot(ctx context.Context, settings config.Config) hypervisor.Check {
 	start := time.Now()
-	err := bootOnce(ctx, settings)
-	check := hypervisor.NewCheck("boot", fmt.Sprintf("a machine was up, its agent ready, and gone again after %v",
-		time.Since(start).Round(10*time.Millisecond)), err)
+	var how, remedy string
+	err := bootOnce(ctx, settings, func(sandbox *runtime.Sandbox) {
+		if settings.Template.Enabled {
+			how, remedy = origin(ctx, settings, sandbox)
+			how = ", " + how
+		}
+	})
+	check := hypervisor.NewCheck("boot", fmt.Sprintf("a machine was up, its agent ready, and gone again after %v%s",
+		time.Since(start).Round(10*time.Millisecond), how), err)
+	check.Remedy = remedy
 	if errors.Is(err, context.DeadlineExceeded) {
 		check.Remedy = "raise timeouts.boot in the configuration if this host is only slow"
 	}
 	return check
 }
 
-func bootOnce(ctx context.Context, settings config.Config) (err error) {
+// bootOnce brings an empty sandbox up, shows it, and ends it.
+func bootOnce(ctx context.Context, settings config.Config, show func(*runtime.Sandbox)) (err error) {
 	bundle, err := os.MkdirTemp("", "limpet-doctor-")
 	if err != nil {
 		return err
@@ -145,6 +153,7 @@ func bootOnce(ctx context.Context, settings config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	show(sandbox)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return sandbox.Stop(ctx)

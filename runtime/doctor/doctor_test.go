@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/template"
 )
 
 func TestHealthy(t *testing.T) {
@@ -130,6 +133,8 @@ func TestExamineFails(t *testing.T) {
 state_dir = "`+filepath.Join(dir, "state")+`"
 kernel = "/nowhere/vmlinux"
 image = "/nowhere/initramfs"
+[template]
+dir = "`+filepath.Join(dir, "templates")+`"
 [hypervisor]
 path = "/nowhere/qemu"
 accelerator = "tcg"
@@ -169,5 +174,62 @@ func TestCheckEgress(t *testing.T) {
 	wantCheck(t, checkEgress(true, broken), false, "no dup", "nft_dup_netdev")
 	if check := checkEgress(false, broken); !check.OK || check.Remedy == "" {
 		t.Errorf("where nobody has a policy: %+v", check)
+	}
+}
+
+func TestJudgeTemplates(t *testing.T) {
+	of := func(states ...runtime.TemplateState) (templates []runtime.TemplateInfo) {
+		for _, state := range states {
+			templates = append(templates, runtime.TemplateInfo{Template: template.Template{ID: "of-" + string(state)}, State: state})
+		}
+		return templates
+	}
+	const current, usable, stale = runtime.TemplateCurrent, runtime.TemplateUsable, runtime.TemplateStale
+	for _, test := range []struct {
+		room          uint64
+		templates     []runtime.TemplateInfo
+		says, remedy  string
+		without, name string
+	}{
+		{1 << 30, nil, "the first sandbox makes it", "", "", "none"},
+		{1 << 30, of(usable), "the first sandbox makes it", "", "", "another's"},
+		{1 << 30, of(usable, current), "clones of of-current", "", "", "the one"},
+		{0, of(current), "clones of of-current", "", "", "the one on a full disk"},
+		{templateRoom - 1, of(usable), "too little", "64MiB", "makes it", "full disk"},
+		{1 << 30, of(stale, current, stale), "clones of of-current", "removes 2", "", "stale ones"},
+	} {
+		check := judgeTemplates("/dir", test.room, test.templates)
+		if !check.OK || !strings.Contains(check.Detail, test.says) || !strings.Contains(check.Detail, "/dir") ||
+			!strings.Contains(check.Remedy, test.remedy) || test.remedy == "" && check.Remedy != "" ||
+			test.without != "" && strings.Contains(check.Detail, test.without) {
+			t.Errorf("%s: %+v", test.name, check)
+		}
+	}
+}
+
+// TestCheckTemplates looks at directories that can be used and such that cannot. None is a failure.
+func TestCheckTemplates(t *testing.T) {
+	open := t.TempDir()
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := write(t, filepath.Join(t.TempDir(), "file"), "")
+	for _, test := range []struct {
+		settings config.Template
+		says     string
+		remedy   bool
+	}{
+		{config.Template{Enabled: true, Dir: filepath.Join(t.TempDir(), "to", "be", "made")}, "the first sandbox makes it", false},
+		{config.Template{Enabled: false, Dir: open}, "off", false},
+		{config.Template{Enabled: true, Dir: open}, "every sandbox boots", true},
+		{config.Template{Enabled: true, Dir: file}, "every sandbox boots", true},
+		{config.Template{Enabled: true, Dir: filepath.Join(file, "below")}, "every sandbox boots", true},
+	} {
+		settings := config.Default()
+		settings.Template = test.settings
+		check := checkTemplates(settings)
+		if !check.OK || !strings.Contains(check.Detail, test.says) || (check.Remedy != "") != test.remedy {
+			t.Errorf("%+v: %+v", test.settings, check)
+		}
 	}
 }
