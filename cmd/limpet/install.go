@@ -29,7 +29,7 @@ func installCommand() *cli.Command {
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, with the text of each file, and do nothing"},
 			&cli.BoolFlag{Name: "restart", Usage: "restart containerd if it has to read its configuration again"},
 			&cli.BoolFlag{Name: "skip-doctor", Usage: "do not run `limpet doctor`"},
-			&cli.BoolFlag{Name: "uninstall", Usage: "take all of it away; limpet's own configuration stays"},
+			&cli.BoolFlag{Name: "uninstall", Usage: "take all of it away, templates too; limpet's own configuration stays"},
 		},
 		OnUsageError: onUsageError,
 		Before:       arguments(0, 0),

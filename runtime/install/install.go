@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/limpet-run/limpet/runtime/config"
+	"github.com/limpet-run/limpet/runtime/template"
 )
 
 // limpetProgram is the operator's command line, which has the doctor.
@@ -84,7 +86,11 @@ func Install(ctx context.Context, options Options, report Report) error {
 	return restart(ctx, host, options, len(plan.Containerd) > 0, true, report)
 }
 
-// Uninstall takes limpet's handlers out of containerd's configuration, and its files off the host. Its own configuration stays.
+// templatesTimeout is how long to wait for who builds a template.
+const templatesTimeout = 30 * time.Second
+
+// Uninstall takes limpet's handlers out of containerd's configuration, and its files and templates off the host. Its own configuration
+// stays.
 func Uninstall(ctx context.Context, options Options, report Report) error {
 	host := newHost(options.Root)
 	settings, err := loadConfig(host, options.Config)
@@ -94,6 +100,13 @@ func Uninstall(ctx context.Context, options Options, report Report) error {
 	var plan Plan
 	if plan.Files, err = planUninstall(host, settings); err != nil {
 		return err
+	}
+	templates, err := host.path(settings.Template.Dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(templates); err == nil {
+		plan.Templates = settings.Template.Dir
 	}
 	files, mode, err := readContainerd(host, options.ContainerdConfig)
 	if err != nil {
@@ -117,8 +130,23 @@ func Uninstall(ctx context.Context, options Options, report Report) error {
 	if err := all.commit(); err != nil {
 		return err
 	}
+	if plan.Templates != "" {
+		removeTemplates(ctx, plan.Templates, templates, report)
+	}
 	reportNotes(plan, report)
 	return restart(ctx, host, options, len(plan.Containerd) > 0, false, report)
+}
+
+// removeTemplates removes the templates of a directory that the host knows by another path. They are no reason to fail: whoever installs
+// limpet again finds them, and makes new ones.
+func removeTemplates(ctx context.Context, dir, path string, report Report) {
+	ctx, cancel := context.WithTimeout(ctx, templatesTimeout)
+	defer cancel()
+	if err := template.Open(path).Clear(ctx); err != nil {
+		report("note", fmt.Sprintf("the templates in %s stay: %v", dir, err))
+		return
+	}
+	report("remove", "the templates in "+dir)
 }
 
 // loadConfig reads limpet's configuration on the host.
@@ -283,8 +311,11 @@ func (p Plan) print(report Report) {
 			report("", strings.TrimSuffix(line, "\n"))
 		}
 	}
+	if p.Templates != "" {
+		report("would", "remove the templates in "+p.Templates)
+	}
 	reportNotes(p, report)
-	if len(p.Files)+len(p.Containerd) == 0 {
+	if len(p.Files)+len(p.Containerd) == 0 && p.Templates == "" {
 		report("ready", "there is nothing to do")
 	}
 }

@@ -129,8 +129,17 @@ func TestInstall(t *testing.T) {
 		t.Errorf("a second time: %s", again)
 	}
 
-	if err := Uninstall(t.Context(), options(root, from), done.report); err != nil {
+	templates := config.Default().Template.Dir
+	root.write(filepath.Join(templates, "0123456789abcdef", "template.json"), "{}", 0o600)
+	if err := os.Chmod(filepath.Join(root.root, templates), 0o700); err != nil {
 		t.Fatal(err)
+	}
+	var removing lines
+	if err := errors.Join(Uninstall(t.Context(), dry, removing.report), Uninstall(t.Context(), options(root, from), done.report)); err != nil {
+		t.Fatal(err)
+	}
+	if !removing.contain("would remove the templates in "+templates) || !done.contain("remove the templates in "+templates) {
+		t.Errorf("removing was planned\n%s\ndone was\n%s", removing, done)
 	}
 	root.want(map[string]string{mainPath: before, "/etc/limpet/config.toml": "[vm]\nvcpus = 2\n"})
 	if err := Uninstall(t.Context(), options(root, from), done.report); err != nil {

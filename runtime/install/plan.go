@@ -57,6 +57,7 @@ type Plan struct {
 	Files      []Change // limpet's own
 	Containerd []Change // containerd's configuration
 	Notes      []string // what stays as it is, and why
+	Templates  string   // the directory of templates, which is to go; empty: there is none, or it stays
 }
 
 // planFiles plans the copies of limpet's files from another root, of which the host has not the same already. A file that the
