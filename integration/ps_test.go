@@ -16,11 +16,16 @@ import (
 
 // limpetCmd is a command of limpet with the run's configuration.
 func (s *scope) limpetCmd(command string, args ...string) *exec.Cmd {
+	return s.limpetCmdWith(daemon.ConfigPath(), command, args...)
+}
+
+// limpetCmdWith is a command of limpet with that configuration.
+func (s *scope) limpetCmdWith(config, command string, args ...string) *exec.Cmd {
 	words := []string{command}
-	if command == "agent" { // the flag is the command's below it
+	if command == "agent" || command == "template" { // the flag is the command's below it
 		words, args = append(words, args[0]), args[1:]
 	}
-	words = append(words, "--config", daemon.ConfigPath())
+	words = append(words, "--config", config)
 	cmd := exec.CommandContext(s.ctx, daemon.Build.Path("bin/limpet"), append(words, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
@@ -28,13 +33,24 @@ func (s *scope) limpetCmd(command string, args ...string) *exec.Cmd {
 
 // limpet runs a command of limpet.
 func (s *scope) limpet(command string, args ...string) harness.Result {
-	return harness.Run(s.limpetCmd(command, args...))
+	return s.limpetWith(daemon.ConfigPath(), command, args...)
+}
+
+// limpetWith runs a command of limpet with that configuration.
+func (s *scope) limpetWith(config, command string, args ...string) harness.Result {
+	return harness.Run(s.limpetCmdWith(config, command, args...))
 }
 
 // limpetJSON runs a command of limpet that is to write JSON.
 func (s *scope) limpetJSON(into any, command string, args ...string) {
 	s.Helper()
-	result := s.limpet(command, args...)
+	s.limpetJSONWith(daemon.ConfigPath(), into, command, args...)
+}
+
+// limpetJSONWith runs a command of limpet with that configuration that is to write JSON.
+func (s *scope) limpetJSONWith(config string, into any, command string, args ...string) {
+	s.Helper()
+	result := s.limpetWith(config, command, args...)
 	s.must(result.Err())
 	if err := json.Unmarshal([]byte(result.Stdout), into); err != nil {
 		s.Fatalf("%v: %s", err, result.Stdout)
