@@ -5,6 +5,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is one host process of a machine. A pid is only that process while the start time is equal
@@ -29,6 +31,25 @@ func NewProcess(name string, pid int) (Process, error) {
 func (p Process) Lives() bool {
 	state, start, err := readStat(p.PID)
 	return err == nil && start == p.StartTime && state != "Z"
+}
+
+// Group lists the processes of the group that the process leads, itself among them.
+func (p Process) Group() ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("the processes of %s: %w", p.Name, err)
+	}
+	var members []int
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if group, err := unix.Getpgid(pid); err == nil && group == p.PID { // one that has just ended is in none
+			members = append(members, pid)
+		}
+	}
+	return members, nil
 }
 
 func readStat(pid int) (state string, start uint64, err error) {

@@ -115,6 +115,12 @@ func templateMachine(settings config.Config, bare frame) hypervisor.Config {
 	return machine
 }
 
+// templateOf names the template that a clone of this plan would have.
+func templateOf(plan machinePlan) (string, error) {
+	ingredients, err := templateIngredients(newDriver(plan.config, plan.logger), plan.template())
+	return template.ID(ingredients), err
+}
+
 // useTemplate returns the identifier and the directory of the template for a machine, made if need be.
 func useTemplate(
 	ctx context.Context, store *template.Store, driver hypervisor.Driver, config hypervisor.Config, progress func(step string),

@@ -8,6 +8,12 @@
 //	    └──────▶ failed ───Stop──────┘   │
 //	               ▲─────────────────────┘
 //
+// A spare is a sandbox whose machine is there before it is known what for. When it has run and removed a container, it is parked:
+//
+//	creating ──▶ running ──▶ parked ──a sandbox takes it──▶ creating ──▶ running, as above
+//	    │           │          │ │ VM lost
+//	    └───────────┴──▶ failed ◀┘ └──Stop: not taken, or it does not fit──▶ stopping ──▶ gone
+//
 // A container has a root file system and mounts in the sandbox's file share, an anchor (see package anchor), and processes:
 //
 //	creating ──▶ active ◀─Pause, Resume─▶ paused

@@ -36,6 +36,7 @@ type sandboxState string
 
 const (
 	sandboxCreating sandboxState = "creating"
+	sandboxParked   sandboxState = "parked"
 	sandboxRunning  sandboxState = "running"
 	sandboxFailed   sandboxState = "failed"
 	sandboxStopping sandboxState = "stopping"
@@ -44,7 +45,8 @@ const (
 
 var sandboxMoves = map[sandboxState][]sandboxState{
 	sandboxCreating: {sandboxRunning, sandboxFailed},
-	sandboxRunning:  {sandboxFailed, sandboxStopping},
+	sandboxParked:   {sandboxCreating, sandboxFailed, sandboxStopping},
+	sandboxRunning:  {sandboxParked, sandboxFailed, sandboxStopping},
 	sandboxFailed:   {sandboxStopping},
 	sandboxStopping: {sandboxStopped, sandboxFailed},
 }

@@ -23,6 +23,35 @@ type SandboxOptions struct {
 	First *ContainerOptions
 	// Before is what was done for the sandbox before NewSandbox, in order: its trace begins with it. May be empty.
 	Before []Stage
+	// Spare is a machine that the sandbox takes if it fits; if not, it is stopped while the sandbox starts. It belongs to NewSandbox. Nil:
+	// there is none.
+	Spare *Spare
+}
+
+// needs is what a sandbox is started with.
+type needs struct {
+	asked
+	config config.Config // with what the annotations change
+	frame  frame         // of a machine that boots
+	bare   frame         // of one that is a clone
+}
+
+// needs computes what the options come to on this host.
+func (o SandboxOptions) needs() (needs, error) {
+	asked, err := o.asked()
+	if err != nil {
+		return needs{}, err
+	}
+	configuration, err := o.Config.WithAnnotations(asked.annotations)
+	if err != nil {
+		return needs{}, err
+	}
+	frame, err := hostFrame(configuration.VM, asked.floor)
+	if err != nil {
+		return needs{}, err
+	}
+	bare, err := bareFrame(configuration.VM)
+	return needs{asked, configuration, frame, bare}, err
 }
 
 // asked is what a sandbox is made after.

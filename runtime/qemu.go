@@ -150,7 +150,9 @@ func attachTools(plan machinePlan, machine Machine, undo *undo) error {
 	if err := os.Mkdir(place, 0o711); err != nil {
 		return fmt.Errorf("tools for the guest: %w", err)
 	}
-	undo.push("remove the place of the guest's tools", func(context.Context) error { return os.Remove(place) })
+	undo.push("remove the place of the guest's tools", func(context.Context) error {
+		return os.Remove(filepath.Join(plan.dir.share(), protocol.ToolsName))
+	})
 	return machine.AttachMount(shareDevice, protocol.ToolsName, tree)
 }
 
@@ -212,15 +214,20 @@ func plug(ctx context.Context, plan machinePlan, machine hypervisor.Machine, dev
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	parts := []hypervisor.Device{plan.share()}
-	for _, nic := range plan.nics {
-		parts = append(parts, nic)
-	}
-	if plan.storage != nil {
-		parts = append(parts, hypervisor.Disk{ID: protocol.StorageSerial, File: plan.storage})
-	}
-	for _, part := range parts {
-		group.Go(func() error { return machine.Plug(ctx, part) })
+	for _, device := range append(plan.devices(), plan.share()) {
+		group.Go(func() error { return machine.Plug(ctx, device) })
 	}
 	return group.Wait()
+}
+
+// devices are those that not every sandbox has.
+func (p *machinePlan) devices() []hypervisor.Device {
+	var devices []hypervisor.Device
+	for _, nic := range p.nics {
+		devices = append(devices, nic)
+	}
+	if p.storage != nil {
+		devices = append(devices, hypervisor.Disk{ID: protocol.StorageSerial, File: p.storage})
+	}
+	return devices
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/runtime/config"
 )
 
 // bootSandbox boots a machine with the kernel, the image and the vsock daemon of the directory that LIMPET_BUILD names.
@@ -24,15 +25,24 @@ func bootSandbox(t *testing.T, change func(*SandboxOptions)) (*world, error) {
 	}
 	w := newWorld(t)
 	options := w.options(t)
-	options.Config.Kernel, options.Config.Image = filepath.Join(build, "vmlinux"), filepath.Join(build, "initramfs")
-	options.Config.Tools = filepath.Join(build, "tools")
-	options.Config.Vsock.Daemon = filepath.Join(build, "bin", "vhost-device-vsock")
+	configureBuild(t, &options.Config, build)
 	if change != nil {
 		change(&options)
 	}
 	sandbox, err := NewSandbox(t.Context(), options)
 	w.Sandbox = sandbox
 	return w, err
+}
+
+// configureBuild has machines made of what is in the directory.
+func configureBuild(t *testing.T, configuration *config.Config, build string) {
+	configuration.Kernel, configuration.Image = filepath.Join(build, "vmlinux"), filepath.Join(build, "initramfs")
+	configuration.Tools = filepath.Join(build, "tools")
+	configuration.Vsock.Daemon = filepath.Join(build, "bin", "vhost-device-vsock")
+	configuration.Template.Dir = t.TempDir()
+	if err := os.Chmod(configuration.Template.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newRealSandbox is bootSandbox that must succeed, stopped at the test's end.

@@ -18,6 +18,7 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/internal/printable"
+	"github.com/limpet-run/limpet/runtime/config"
 	"github.com/limpet-run/limpet/runtime/oci"
 )
 
@@ -55,12 +56,14 @@ type Sandbox struct {
 	machine   Machine           // nil before it is started
 	guest     Guest
 	undo      undo
+	parked    undo       // of a machine that was there before the sandbox: it goes on top of undo
 	first     *Container // see First
 
 	lost        chan struct{} // closed when the machine has ended
 	lastRequest atomic.Uint64
 	lastCommand atomic.Uint64 // of visitors
 	visited     atomic.Bool   // somebody has come by a door that leads into the guest
+	rehearsing  atomic.Bool   // its container is not its last
 	began       time.Time
 	template    string // that the machine is a clone of; empty: it has booted
 
@@ -96,38 +99,78 @@ func NewSandbox(ctx context.Context, options SandboxOptions) (*Sandbox, error) {
 
 func newSandbox(ctx context.Context, options SandboxOptions, start platform) (*Sandbox, error) {
 	times := newTrace()
-	s := &Sandbox{
-		id: options.ID, namespace: options.Namespace, observer: options.Observer,
-		log:        options.Logger.With("sandbox", options.ID),
+	needs, err := options.needs()
+	if err != nil {
+		options.Spare.discard()
+		return nil, fmt.Errorf("start sandbox %s: %w", options.ID, err)
+	}
+	if options.Spare != nil {
+		s, err := options.Spare.become(ctx, options, needs, times)
+		if err == nil {
+			return s, nil
+		}
+		options.Logger.Warn("the machine that waited is not the sandbox's", "sandbox", options.ID, "error", err)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	s := blankSandbox(options.Logger.With("sandbox", options.ID))
+	if err := s.begin(ctx, options, needs, start, times); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// blankSandbox is a sandbox that has nothing yet, not even an identity.
+func blankSandbox(log *slog.Logger) *Sandbox {
+	return &Sandbox{
+		log:        log,
 		lost:       make(chan struct{}),
-		began:      times.began,
 		life:       lifecycle[sandboxState]{sandboxCreating, sandboxMoves},
 		containers: map[string]*Container{},
 		processes:  map[uint64]*Process{},
 		demands:    map[*Container]demand{},
 		resizing:   make(chan struct{}, 1),
 	}
-	if len(options.Before) > 0 {
-		before := &trace{began: options.Before[0].Began, stages: options.Before}
-		s.began = before.began
-		s.addPart(PartShim, before)
-	}
-	if err := s.make(ctx, options, start, times); err != nil {
-		s.fail(err)
-		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return nil, errors.Join(err, s.undo.run(undoCtx, newTrace()))
-	}
-	return s, nil
 }
 
-// make does the steps of NewSandbox. What the host does for the first container it does while the machine comes up.
-func (s *Sandbox) make(ctx context.Context, options SandboxOptions, start platform, times *trace) error {
-	asked, err := options.asked()
-	var plan machinePlan
-	if err == nil {
-		plan, err = s.prepare(ctx, options, asked, times)
+// begin gives the sandbox its identity and makes it, with its first container if it is to have one. On error everything is undone.
+func (s *Sandbox) begin(ctx context.Context, options SandboxOptions, needs needs, start platform, times *trace) error {
+	s.identify(options, times.began)
+	if err := s.make(ctx, options, needs, start, times); err != nil {
+		return s.abandon(ctx, err)
 	}
+	return nil
+}
+
+// identify makes the sandbox the one that the options mean.
+func (s *Sandbox) identify(options SandboxOptions, began time.Time) {
+	s.mu.Lock()
+	s.id, s.namespace, s.observer, s.began, s.parts = options.ID, options.Namespace, options.Observer, began, nil
+	var before *trace
+	if len(options.Before) > 0 {
+		before = &trace{began: options.Before[0].Began, stages: options.Before}
+		s.began = before.began
+	}
+	s.mu.Unlock()
+	if before != nil {
+		s.addPart(PartShim, before)
+	}
+}
+
+// abandon undoes everything of a sandbox that does not come up.
+func (s *Sandbox) abandon(ctx context.Context, why error) error {
+	s.fail(why)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(why, s.undo.run(ctx, newTrace()))
+}
+
+// make does the steps of NewSandbox. What the host does for the first container it does while the machine comes up. A machine that is there
+// already, a spare's, is not started.
+func (s *Sandbox) make(ctx context.Context, options SandboxOptions, needs needs, start platform, times *trace) error {
+	defer s.undo.take(&s.parked) // if it has not come so far
+	plan, err := s.prepare(ctx, options, needs, times)
 	if err != nil {
 		return fmt.Errorf("start sandbox %s: %w", s.id, err)
 	}
@@ -136,7 +179,7 @@ func (s *Sandbox) make(ctx context.Context, options SandboxOptions, start platfo
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := s.start(groupCtx, asked.pod, plan, start); err != nil {
+		if err := s.start(groupCtx, needs.pod, plan, start); err != nil {
 			return fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
 		}
 		times.log(ctx, s.log, "sandbox started")
@@ -145,7 +188,7 @@ func (s *Sandbox) make(ctx context.Context, options SandboxOptions, start platfo
 	})
 	var first *newContainer
 	var waited func()
-	if options.First != nil && asked.pod == nil {
+	if options.First != nil && needs.pod == nil {
 		group.Go(func() (err error) {
 			if first, err = s.mountContainer(ctx, *options.First); err != nil {
 				return err
@@ -173,60 +216,43 @@ func (s *Sandbox) make(ctx context.Context, options SandboxOptions, start platfo
 func (s *Sandbox) First() *Container { return s.first }
 
 // prepare makes what a sandbox has before its machine, and plans that.
-func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, asked asked, times *trace) (plan machinePlan, err error) {
-	configuration, err := options.Config.WithAnnotations(asked.annotations)
-	if err != nil {
-		return plan, err
+func (s *Sandbox) prepare(ctx context.Context, options SandboxOptions, needs needs, times *trace) (plan machinePlan, err error) {
+	if s.machine == nil {
+		s.frame = needs.frame
+		s.size.vcpus = s.frame.vcpus
 	}
-	if s.frame, err = hostFrame(configuration.VM, asked.floor); err != nil {
-		return plan, err
-	}
-	bare, err := bareFrame(configuration.VM)
-	if err != nil {
-		return plan, err
-	}
-	s.size.vcpus = s.frame.vcpus
 	done := times.stage("state")
-	first := record{
+	if err := s.takeDir(ctx, needs.config.StateDir, record{
 		Namespace: s.namespace, ID: s.id, Bundle: options.Bundle, Size: s.frame.record(s.size), Containers: map[string]containerRecord{},
 		Began: s.began,
-	}
-	s.dir, err = createStateDir(ctx, configuration.StateDir, first)
-	if err != nil {
+	}); err != nil {
 		return plan, err
 	}
-	s.undo.push("remove the state directory", s.dir.remove)
 	done()
 	done = times.stage("cgroup")
-	if err := s.makeCgroup(asked.cgroupsPath); err != nil {
+	if err := s.makeCgroup(needs.cgroupsPath); err != nil {
 		return plan, err
 	}
+	s.undo.take(&s.parked) // a machine ends before its cgroup
 	done()
-	if s.egress, err = newEgressGuard(configuration.Egress, s.log); err != nil {
+	if s.egress, err = newEgressGuard(needs.config.Egress, s.log); err != nil {
 		return plan, err
 	}
-	storage, err := openStorage(configuration.Storage)
+	storage, err := openStorage(needs.config.Storage)
 	if err != nil {
 		return plan, err
 	}
-	return machinePlan{
-		name: s.id, config: configuration, frame: s.frame, bare: bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
-		logger: options.Logger, times: times, disks: asked.disks, storage: storage, data: s.guestData(configuration.GuestData),
-	}, nil
+	plan = s.plan(needs, options.Logger, times)
+	plan.storage = storage
+	return plan, nil
 }
 
 // start brings the machine up and lets others reach it.
 func (s *Sandbox) start(ctx context.Context, pod *oci.Pod, plan machinePlan, start platform) error {
-	boot := time.Duration(plan.config.Timeouts.Boot)
-	ctx, cancel := context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
-		"the guest did not come up, or this host is too slow for that time", boot))
+	ctx, cancel := withBootTimeout(ctx, plan.config)
 	defer cancel()
 	if err := s.bring(ctx, pod, plan, start); err != nil {
-		// What a cancelled step says of it is less than what cancelled it.
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		}
-		return err
+		return because(ctx, err)
 	}
 	if err := s.resolveNames(ctx, plan.times); err != nil {
 		return err
@@ -234,10 +260,42 @@ func (s *Sandbox) start(ctx context.Context, pod *oci.Pod, plan machinePlan, sta
 	if err := s.openDoors(); err != nil {
 		return err
 	}
+	return s.run()
+}
+
+// takeDir makes the state directory, or makes the one that is there the sandbox's.
+func (s *Sandbox) takeDir(ctx context.Context, root string, first record) (err error) {
+	if s.dir != nil {
+		return s.dir.become(ctx, first)
+	}
+	if s.dir, err = createStateDir(ctx, root, first); err != nil {
+		return err
+	}
+	s.undo.push("remove the state directory", s.dir.remove)
+	return nil
+}
+
+// plan is what a platform needs to know to start the machine.
+func (s *Sandbox) plan(needs needs, logger *slog.Logger, times *trace) machinePlan {
+	return machinePlan{
+		name: s.id, config: needs.config, frame: needs.frame, bare: needs.bare, cgroup: s.cgroup, dir: s.dir, events: events{s}, log: s.log,
+		logger: logger, times: times, disks: needs.disks, data: s.guestData(needs.config.GuestData),
+	}
+}
+
+// withBootTimeout bounds what a machine may take to come up.
+func withBootTimeout(ctx context.Context, configuration config.Config) (context.Context, context.CancelFunc) {
+	boot := time.Duration(configuration.Timeouts.Boot)
+	return context.WithTimeoutCause(ctx, boot, fmt.Errorf("the agent was not ready within %s (timeouts.boot): "+
+		"the guest did not come up, or this host is too slow for that time", boot))
+}
+
+// run lets the sandbox run, unless its machine has ended meanwhile.
+func (s *Sandbox) run() error {
 	s.mu.Lock()
 	err := s.life.move(sandboxRunning)
 	s.mu.Unlock()
-	if err != nil { // the machine has ended meanwhile
+	if err != nil {
 		return s.whyLost()
 	}
 	return nil
@@ -267,9 +325,17 @@ func (s *Sandbox) bring(ctx context.Context, pod *oci.Pod, plan machinePlan, sta
 	return nil
 }
 
-// boot starts the machine and waits until its agent is ready or the machine has ended.
+// boot starts the machine and waits until its agent is ready or the machine has ended. One that is there gets what is the sandbox's.
 func (s *Sandbox) boot(ctx context.Context, plan machinePlan, start platform) error {
-	started, err := start(ctx, plan, &s.undo)
+	if s.machine != nil {
+		return s.rouse(ctx, plan)
+	}
+	return s.bootOn(ctx, plan, start, &s.undo)
+}
+
+// bootOn is boot of a machine that is not there; undo gets what takes it back.
+func (s *Sandbox) bootOn(ctx context.Context, plan machinePlan, start platform, undo *undo) error {
+	started, err := start(ctx, plan, undo)
 	if err != nil {
 		return err
 	}
@@ -338,7 +404,7 @@ func (s *Sandbox) drainLimit(limit time.Duration) time.Duration {
 func (s *Sandbox) fail(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.life.in(sandboxCreating, sandboxRunning) {
+	if s.life.in(sandboxCreating, sandboxParked, sandboxRunning) {
 		s.life.mustMove(sandboxFailed)
 		s.why = why
 		s.log.Error("sandbox failed", "error", why)

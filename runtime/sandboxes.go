@@ -68,7 +68,8 @@ type ContainerInfo struct {
 	Created time.Time   `json:"created"`
 }
 
-// Sandboxes returns the sandboxes that there are, those of killed holders too, the oldest first. They may change or go meanwhile. A state
+// Sandboxes returns the sandboxes that there are, those of killed holders too, the oldest first. A spare is one only when its holder was
+// killed. They may change or go meanwhile. A state
 // directory that cannot be read does not keep the others back.
 func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 	entries, err := os.ReadDir(stateDir)
@@ -90,6 +91,7 @@ func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 		case errors.Is(err, fs.ErrNotExist): // it is just being made or removed
 		case err != nil:
 			errs = append(errs, err)
+		case record.Spare && record.Holder.Lives():
 		default:
 			info := describe(record, dir, hypervisor.Process.Lives, specOf)
 			info.Doors = doorsIn(dir)

@@ -48,6 +48,7 @@ type record struct {
 	Machine    []hypervisor.Process       `json:"machine"`
 	Size       sizeRecord                 `json:"size"`
 	Template   string                     `json:"template,omitempty"` // that the machine is a clone of
+	Spare      bool                       `json:"spare,omitempty"`    // the machine waits for its sandbox, see Spare
 	Cgroup     []string                   `json:"cgroup,omitempty"`   // its directories, to be removed
 	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`
@@ -98,8 +99,8 @@ func StatePath(root, namespace, id string) string {
 	return filepath.Join(root, hex.EncodeToString(sum[:8]))
 }
 
-// createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle. One that is left over of a
-// shim that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
+// createStateDir makes a sandbox's directory with the first record, and a link to it in the record's bundle, if it names one. One that is
+// left over of a shim that is gone is cleaned up first; one that is in use is an ErrAlreadyExists. On error nothing is left.
 func createStateDir(ctx context.Context, root string, first record) (_ *stateDir, err error) {
 	dir := &stateDir{path: StatePath(root, first.Namespace, first.ID), record: first}
 	program, err := os.Executable()
@@ -140,14 +141,46 @@ func createStateDir(ctx context.Context, root string, first record) (_ *stateDir
 	if err := dir.update(func(*record) {}); err != nil {
 		return nil, err
 	}
-	link := filepath.Join(first.Bundle, stateLink)
-	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, dir.failed("link to", err)
-	}
-	if err := os.Symlink(dir.path, link); err != nil {
-		return nil, dir.failed("link to", err)
+	if first.Bundle != "" {
+		if err := linkState(first.Bundle, dir.path); err != nil {
+			return nil, dir.failed("link to", err)
+		}
 	}
 	return dir, nil
+}
+
+// linkState makes the link to a state directory in a bundle.
+func linkState(bundle, path string) error {
+	link := filepath.Join(bundle, stateLink)
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(path, link)
+}
+
+// become makes a spare's directory that of a sandbox, as createStateDir would have made it: the machine's part of the record stays. Should
+// this process be killed meanwhile, the directory is found by its old name or by the bundle's link.
+func (d *stateDir) become(ctx context.Context, next record) error {
+	path := StatePath(filepath.Dir(d.path), next.Namespace, next.ID)
+	if err := reclaim(ctx, path); err != nil {
+		return fmt.Errorf("state directory %s is there already: %w", path, err)
+	}
+	if err := linkState(next.Bundle, path); err != nil {
+		return d.failed("link to", err)
+	}
+	d.mu.Lock()
+	err := unix.Renameat2(unix.AT_FDCWD, d.path, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if err == nil {
+		d.path = path
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return d.failed("rename", err)
+	}
+	return d.update(func(record *record) {
+		next.Holder, next.Machine, next.Template, next.Size = record.Holder, record.Machine, record.Template, record.Size
+		*record = next
+	})
 }
 
 // reclaim cleans up a directory whose shim is gone; of one whose shim lives it is an ErrAlreadyExists. That there is none is no error.

@@ -92,11 +92,12 @@ func (s *Sandbox) deserted() bool {
 
 // endsWith tells whether the sandbox comes to its end with a container that is being deleted, as no other is left: that of a pod does not.
 // Then the guest need not be told to remove it. A container with disks is removed all the same, as file systems on them are to be
-// unmounted.
+// unmounted, and a spare goes on.
 func (s *Sandbox) endsWith(c *Container) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pod == nil && len(s.containers) == 1 && s.containers[c.id] == c && len(c.plan.Disks) == 0 && !s.visited.Load()
+	last := len(s.containers) == 1 && s.containers[c.id] == c
+	return s.pod == nil && last && len(c.plan.Disks) == 0 && !s.visited.Load() && !s.rehearsing.Load()
 }
 
 // stopGuest has the agent end what runs. It takes no more than half of the caller's time: the machine ends in any case, and what is

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/containerd/cgroups/v3"
@@ -48,27 +50,81 @@ func (h Host) hasV2() bool { return h.mode == cgroups.Unified || h.mode == cgrou
 func (h Host) Locate(path string) (hypervisor.Cgroup, error) {
 	var located hypervisor.Cgroup
 	if h.hasV1() {
-		hierarchies, err := cgroup1.Default()
-		if err != nil {
-			return located, fmt.Errorf("look for the cgroup hierarchies: %w", err)
-		}
-		own := cgroup1.PidPath(os.Getpid())
-		for _, hierarchy := range hierarchies {
-			home, err := own(hierarchy.Name())
-			if errors.Is(err, cgroup1.ErrControllerNotActive) {
-				continue // the directory is there, and the hierarchy is not mounted on it
-			}
-			if err != nil {
-				return located, fmt.Errorf("look for the own cgroup: %w", err)
-			}
-			directories := hierarchy.(interface{ Path(string) string }) // every hierarchy of Default has it
-			located.V1 = append(located.V1, hypervisor.CgroupV1{Dir: directories.Path(path), Home: directories.Path(home)})
+		var err error
+		if located.V1, err = locateV1(func(cgroup1.Name) (string, error) { return path, nil }); err != nil {
+			return located, err
 		}
 	}
 	if h.hasV2() {
 		located.V2 = filepath.Join(h.unified, path)
 	}
 	return located, nil
+}
+
+// locateV1 tells in which directory of each hierarchy of cgroup v1 a cgroup is whose path in that hierarchy is given.
+func locateV1(path cgroup1.Path) ([]hypervisor.CgroupV1, error) {
+	hierarchies, err := cgroup1.Default()
+	if err != nil {
+		return nil, fmt.Errorf("look for the cgroup hierarchies: %w", err)
+	}
+	own := cgroup1.PidPath(os.Getpid())
+	var located []hypervisor.CgroupV1
+	for _, hierarchy := range hierarchies {
+		home, err := own(hierarchy.Name())
+		if errors.Is(err, cgroup1.ErrControllerNotActive) {
+			continue // the directory is there, and the hierarchy is not mounted on it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for the own cgroup: %w", err)
+		}
+		there, err := path(hierarchy.Name())
+		if err != nil {
+			return nil, fmt.Errorf("look for a cgroup: %w", err)
+		}
+		directories := hierarchy.(interface{ Path(string) string }) // every hierarchy of Default has it
+		located = append(located, hypervisor.CgroupV1{Dir: directories.Path(there), Home: directories.Path(home)})
+	}
+	return located, nil
+}
+
+// Of returns the cgroup that a process is in. A host without cgroups has none.
+func (h Host) Of(pid int) (hypervisor.Cgroup, error) {
+	var located hypervisor.Cgroup
+	var err error
+	if h.hasV1() {
+		if located.V1, err = locateV1(cgroup1.PidPath(pid)); err != nil {
+			return located, err
+		}
+	}
+	if h.hasV2() {
+		_, path, err := cgroups.ParseCgroupFileUnified(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			return located, fmt.Errorf("look for the cgroup of process %d: %w", pid, err)
+		}
+		located.V2 = filepath.Join(h.unified, path)
+	}
+	return located, nil
+}
+
+// Move moves processes to a cgroup, in the hierarchies in which they are elsewhere. The kernel waits for every processor with the first of
+// the moves, 10 ms, and hardly with those that follow at once.
+func (h Host) Move(pids []int, to hypervisor.Cgroup) error {
+	for _, pid := range pids {
+		here, err := h.Of(pid)
+		if err != nil {
+			return err
+		}
+		at := here.Directories()
+		for _, dir := range to.Directories() {
+			if slices.Contains(at, dir) {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+				return fmt.Errorf("move process %d to cgroup %s: %w", pid, dir, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Make makes the cgroup at that path, without limits. One that is there already is taken as it is.
