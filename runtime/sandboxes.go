@@ -72,14 +72,28 @@ type ContainerInfo struct {
 // killed. They may change or go meanwhile. A state
 // directory that cannot be read does not keep the others back.
 func Sandboxes(stateDir string) ([]SandboxInfo, error) {
+	var sandboxes []SandboxInfo
+	err := eachRecord(stateDir, func(dir string, record record) {
+		if record.Spare && record.Holder.Lives() {
+			return
+		}
+		info := describe(record, dir, hypervisor.Process.Lives, specOf)
+		info.Doors = doorsIn(dir)
+		sandboxes = append(sandboxes, info)
+	})
+	slices.SortFunc(sandboxes, func(a, b SandboxInfo) int { return a.Began.Compare(b.Began) })
+	return sandboxes, err
+}
+
+// eachRecord calls visit with every state directory and what it remembers. One that cannot be read does not keep the others back.
+func eachRecord(stateDir string, visit func(dir string, record record)) error {
 	entries, err := os.ReadDir(stateDir)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("look for sandboxes: %w: only their owner sees them: be root", err)
+		return fmt.Errorf("look for sandboxes: %w: only their owner sees them: be root", err)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for sandboxes: %w", err)
+		return fmt.Errorf("look for sandboxes: %w", err)
 	}
-	var sandboxes []SandboxInfo
 	var errs []error
 	for _, entry := range entries {
 		if !entry.IsDir() {
@@ -91,15 +105,11 @@ func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 		case errors.Is(err, fs.ErrNotExist): // it is just being made or removed
 		case err != nil:
 			errs = append(errs, err)
-		case record.Spare && record.Holder.Lives():
 		default:
-			info := describe(record, dir, hypervisor.Process.Lives, specOf)
-			info.Doors = doorsIn(dir)
-			sandboxes = append(sandboxes, info)
+			visit(dir, record)
 		}
 	}
-	slices.SortFunc(sandboxes, func(a, b SandboxInfo) int { return a.Began.Compare(b.Began) })
-	return sandboxes, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // doorsIn lists the unix sockets of a directory.

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -19,6 +20,15 @@ type Runtime interface {
 	NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error)
 	// Cleanup removes what a sandbox whose shim is gone left behind for the bundle. Nothing there is no error.
 	Cleanup(ctx context.Context, bundle string) error
+	// NewSpare makes a machine for a sandbox to come, see runtime.Spare. On error nothing is left of it.
+	NewSpare(ctx context.Context, configuration config.Config, logger *slog.Logger) (Spare, error)
+}
+
+// Spare is a machine that waits for its sandbox. Until it is passed on with SandboxOptions its owner must Stop it. See runtime.Spare.
+type Spare interface {
+	Lost() <-chan struct{}
+	Processes() []runtime.HostProcess
+	Stop(ctx context.Context) error
 }
 
 // SandboxOptions is what the shim knows of a sandbox before there is one.
@@ -34,6 +44,7 @@ type SandboxOptions struct {
 	OOM    func(containerID string)
 	Logger *slog.Logger
 	Before []runtime.Stage // what was done for it before, for its trace
+	Spare  Spare           // that the Runtime has made; nil: there is none
 }
 
 // Sandbox is a running sandbox. See runtime.Sandbox.
@@ -78,8 +89,12 @@ type MicroVMs struct{}
 func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox, error) {
 	configuration, err := loadConfig(options.Options)
 	if err != nil {
+		if options.Spare != nil {
+			err = errors.Join(err, options.Spare.Stop(ctx))
+		}
 		return nil, fmt.Errorf("configuration of sandbox %s: %w", options.ID, err)
 	}
+	spare, _ := options.Spare.(*runtime.Spare) // nil: there is none
 	sandbox, err := runtime.NewSandbox(ctx, runtime.SandboxOptions{
 		ID:        options.ID,
 		Namespace: options.Namespace,
@@ -90,11 +105,21 @@ func (MicroVMs) NewSandbox(ctx context.Context, options SandboxOptions) (Sandbox
 		Logger:    options.Logger,
 		First:     options.First,
 		Before:    options.Before,
+		Spare:     spare,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return microVM{sandbox}, nil
+}
+
+// NewSpare implements Runtime.
+func (MicroVMs) NewSpare(ctx context.Context, configuration config.Config, logger *slog.Logger) (Spare, error) {
+	spare, err := runtime.NewSpare(ctx, runtime.SpareOptions{Config: configuration, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return spare, nil
 }
 
 // Cleanup implements Runtime.

@@ -10,11 +10,12 @@ import (
 	"path/filepath"
 )
 
-// The verbs of the binary. containerd calls start and delete; start calls serve.
+// The verbs of the binary. containerd calls start and delete; start calls serve, and the service of a pool calls spare.
 const (
 	verbStart  = "start"
 	verbDelete = "delete"
 	verbServe  = "serve"
+	verbSpare  = "spare"
 )
 
 // command is a call of the binary. Flags that containerd passes and limpet has no use for are accepted and forgotten.
@@ -57,6 +58,8 @@ func parseCommand(arguments []string, environment func(string) string, directory
 	c.verb = flags.Arg(0)
 	c.ttrpcAddress = environment("TTRPC_ADDRESS")
 	switch {
+	case c.verb == verbSpare:
+		return c, nil
 	case c.verb != verbStart && c.verb != verbDelete && c.verb != verbServe:
 		return command{}, fmt.Errorf("verb %q is not known: containerd calls this program with start or delete", c.verb)
 	case c.namespace == "":
@@ -99,6 +102,8 @@ func run(arguments []string, runtime Runtime) error {
 		return c.start(os.Stdin, os.Stdout)
 	case c.verb == verbDelete:
 		return c.delete(context.Background(), runtime, os.Stdout)
+	case c.verb == verbSpare:
+		return spare(runtime)
 	}
 	return c.serve(runtime)
 }

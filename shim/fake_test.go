@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
 )
 
 // fakeRuntime is a Runtime in memory. Its processes exit when a test says so, or by a signal.
@@ -65,6 +66,23 @@ func (r *fakeRuntime) NewSandbox(ctx context.Context, options SandboxOptions) (S
 	}
 	r.sandboxes = append(r.sandboxes, sandbox)
 	return sandbox, nil
+}
+
+func (r *fakeRuntime) NewSpare(context.Context, config.Config, *slog.Logger) (Spare, error) {
+	return &fakeSpare{lost: make(chan struct{})}, nil
+}
+
+type fakeSpare struct {
+	lost    chan struct{}
+	stopped bool
+}
+
+func (s *fakeSpare) Lost() <-chan struct{}            { return s.lost }
+func (s *fakeSpare) Processes() []runtime.HostProcess { return nil }
+
+func (s *fakeSpare) Stop(context.Context) error {
+	s.stopped = true
+	return nil
 }
 
 func (r *fakeRuntime) Cleanup(_ context.Context, bundle string) error {
@@ -348,6 +366,8 @@ func (r *recorder) publish(event proto.Message) {
 func (r *recorder) flush(context.Context) error { return nil }
 
 func (r *recorder) retry() {}
+
+func (r *recorder) close() {}
 
 func (r *recorder) list() []string {
 	r.mu.Lock()

@@ -44,28 +44,39 @@ func (c command) serve(runtime Runtime) error {
 }
 
 func (c command) serveTasks(runtime Runtime, logger *slog.Logger) error {
-	settle := func() {}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(startGCPercent)
-		settle = func() { time.AfterFunc(settleTime, shrinkHeap) }
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := adoptOrphans(ctx, logger); err != nil {
+	ends, err := prepareServer(ctx, logger)
+	if err != nil {
 		return err
+	}
+	listener, err := listenerOf(os.NewFile(socketDescriptor, "socket"))
+	if err != nil {
+		return fmt.Errorf("descriptor %d: %w: this program is started by containerd", socketDescriptor, err)
+	}
+	defer listener.Close()
+	c.stages.add(verbServe)
+	return serveUntilGone(c.newService(runtime, logger), listener, ends)
+}
+
+// prepareServer makes this process one that can serve a sandbox, until ctx ends. It returns the signals that end it.
+func prepareServer(ctx context.Context, logger *slog.Logger) (<-chan os.Signal, error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(startGCPercent)
+	}
+	if err := adoptOrphans(ctx, logger); err != nil {
+		return nil, err
 	}
 	// Noted and not ignored: children would inherit that it is ignored.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	ends := make(chan os.Signal, 1)
 	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
+	return ends, nil
+}
 
-	listener, err := inheritedListener()
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
+// newService makes the service of the sandbox that the command names.
+func (c command) newService(runtime Runtime, logger *slog.Logger) *service {
 	events := newPublisher(c.namespace, newContainerdForwarder(c.ttrpcAddress), logger)
-	defer events.close()
 	service := newService(c.id, c.namespace, c.bundle, runtime, logger)
 	service.events = events
 	service.settle = settle
@@ -74,30 +85,34 @@ func (c command) serveTasks(runtime Runtime, logger *slog.Logger) error {
 			logger.Warn("socket not removed", "error", err)
 		}
 	}
-	c.stages.add(verbServe)
 	service.before = c.stages
-	return serveUntilGone(service, listener, ends)
+	return service
 }
 
-// shrinkHeap gives back what the start took.
-func shrinkHeap() {
-	debug.SetGCPercent(gcPercent)
-	debug.FreeOSMemory()
+// settle has this process give back, in a while, what the start took.
+func settle() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	time.AfterFunc(settleTime, func() {
+		debug.SetGCPercent(gcPercent)
+		debug.FreeOSMemory()
+	})
 }
 
-// inheritedListener takes the socket that start has made.
-func inheritedListener() (net.Listener, error) {
-	file := os.NewFile(socketDescriptor, "socket")
+// listenerOf takes the socket that start has made.
+func listenerOf(file *os.File) (net.Listener, error) {
 	defer file.Close()
 	listener, err := net.FileListener(file)
 	if err != nil {
-		return nil, fmt.Errorf("descriptor %d is not a listening socket: this program is started by containerd: %w", socketDescriptor, err)
+		return nil, fmt.Errorf("no listening socket: %w", err)
 	}
 	return listener, nil
 }
 
 // serveUntilGone serves the listener until the service is gone, and ends it on a signal.
 func serveUntilGone(service *service, listener net.Listener, ends <-chan os.Signal) error {
+	defer service.events.close()
 	clients := &clients{welcome: service.events.retry} // who connects is a containerd that is there, perhaps after a restart
 	server, err := ttrpc.NewServer(
 		ttrpc.WithServerHandshaker(clients),

@@ -28,11 +28,13 @@ type service struct {
 	id, namespace string
 	bundle        string
 	before        stages // what was done before there was this
+	spare         Spare  // for the first sandbox; nil: there is none. Guarded by mu
 	runtime       Runtime
 	events        interface {
 		publish(event proto.Message)
 		flush(ctx context.Context) error
 		retry()
+		close()
 	}
 	logger *slog.Logger // names the sandbox
 	// runtimeLogger does not, as the runtime does so itself.
@@ -219,6 +221,7 @@ func (s *service) makeSandbox(ctx context.Context, slot *sandboxSlot, options Sa
 	defer context.AfterFunc(s.life, cancel)()
 	options.ID, options.Namespace, options.OOM, options.Logger = s.id, s.namespace, s.oom, s.runtimeLogger
 	options.Before = slices.Concat(s.before, stages{{Name: "call", Began: called, Ended: time.Now()}})
+	options.Spare = s.takeSpare()
 	slot.sandbox, slot.err = s.runtime.NewSandbox(ctx, options)
 	s.settle()
 	return slot.sandbox, slot.err
@@ -304,6 +307,9 @@ func (s *service) beginClose(withTasks bool) (slot *sandboxSlot, begun bool) {
 
 // finishClose does what beginClose has begun.
 func (s *service) finishClose(slot *sandboxSlot) {
+	if spare := s.takeSpare(); spare != nil {
+		s.stopSpare(context.Background(), spare)
+	}
 	if slot != nil {
 		s.stop(context.Background(), slot)
 	}
@@ -314,6 +320,24 @@ func (s *service) finishClose(slot *sandboxSlot) {
 		s.logger.Warn("events not sent before exit", "error", err)
 	}
 	close(s.gone)
+}
+
+// takeSpare returns the machine that waits for its sandbox, once.
+func (s *service) takeSpare() Spare {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spare := s.spare
+	s.spare = nil
+	return spare
+}
+
+// stopSpare ends a machine for which no sandbox came.
+func (s *service) stopSpare(ctx context.Context, spare Spare) {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	if err := spare.Stop(ctx); err != nil {
+		s.logger.Error("spare not stopped cleanly", "error", err)
+	}
 }
 
 // stop ends the sandbox and waits for the exits of what ran in it to be queued.

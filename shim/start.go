@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/cgroup"
@@ -91,7 +92,8 @@ func readAnnotations(bundle string) (map[string]string, error) {
 	return spec.Annotations, nil
 }
 
-// startServer listens on path and starts a server for it, whose identity is in the bundle when this returns.
+// startServer listens on path and has a server serve it, one of the pool's or else one that it starts. Its identity is in the bundle when
+// this returns.
 func (c command) startServer(path string, options RuntimeOptions) (err error) {
 	listener, err := listen(path)
 	if err != nil {
@@ -112,14 +114,35 @@ func (c command) startServer(path string, options RuntimeOptions) (err error) {
 		return err
 	}
 
-	self, err := os.Executable()
+	c.stages.add(verbStart)
+	pid, ok := c.fromPool(path, options, socket)
+	if !ok {
+		if pid, err = c.forkServer(path, options, socket); err != nil {
+			return err
+		}
+		raiseOOMScore(pid)
+	}
+	defer func() {
+		if err != nil {
+			unix.Kill(pid, unix.SIGKILL) // it is ours, and serves nobody yet
+		}
+	}()
+	process, err := runtime.DescribeProcess("the shim's server", pid)
 	if err != nil {
 		return err
 	}
-	c.stages.add(verbStart)
+	return writeServerRecord(c.bundle, serverRecord{process, path})
+}
+
+// forkServer starts a server for the socket.
+func (c command) forkServer(path string, options RuntimeOptions, socket *os.File) (pid int, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
 	stages, err := c.stages.text()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	arguments := []string{"-namespace", c.namespace, "-id", c.id, "-address", c.address, "-socket", path, "-stages", stages}
 	if c.debug {
@@ -130,20 +153,9 @@ func (c command) startServer(path string, options RuntimeOptions) (err error) {
 	server.ExtraFiles = []*os.File{socket} // becomes descriptor socketDescriptor
 	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := startInCgroup(server, options.ShimCgroup); err != nil {
-		return fmt.Errorf("start server: %w", err)
+		return 0, fmt.Errorf("start server: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			server.Process.Kill()
-			server.Wait()
-		}
-	}()
-	process, err := runtime.DescribeProcess("the shim's server", server.Process.Pid)
-	if err != nil {
-		return err
-	}
-	raiseOOMScore(server.Process.Pid)
-	return writeServerRecord(c.bundle, serverRecord{process, path})
+	return server.Process.Pid, nil
 }
 
 // startInCgroup starts a command in a cgroup that is there already, or for an empty path in this process's own.
