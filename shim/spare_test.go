@@ -222,7 +222,7 @@ func TestUnusedSpareIsStopped(t *testing.T) {
 	s := newService("c1", "ns", t.TempDir(), &fakeRuntime{}, slog.New(slog.DiscardHandler))
 	waiting := &fakeSpare{}
 	s.spare, s.events = waiting, &recorder{}
-	if err := s.close(t.Context(), false); err != nil {
+	if err := s.close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !waiting.stopped {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/limpet-run/limpet/guest/agent/container"
 	"github.com/limpet-run/limpet/guest/client"
 	"github.com/limpet-run/limpet/guest/protocol"
 )
@@ -116,7 +117,8 @@ func converseOverCutLink(t *testing.T, after int) (carried int) {
 	link := &cutLink{conns: make(chan net.Conn), left: after}
 	volumes := &countingVolumes{made: map[string]int{}}
 	a := New(Options{
-		Machine: &fakeMachine{}, Volumes: volumes, Logger: slog.New(slog.DiscardHandler), Dial: link.dial,
+		Containers: container.Options{MountShare: func(context.Context) error { return nil }}, Machine: &fakeMachine{},
+		Volumes: volumes, Logger: slog.New(slog.DiscardHandler), Dial: link.dial,
 	})
 	a.Identify(Identity{BootID: "boot"})
 	ctx, cancel := context.WithCancel(t.Context())

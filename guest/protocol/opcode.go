@@ -8,7 +8,7 @@ var (
 		9: "pids", 10: "stats", 11: "pause", 12: "resume", 13: "update",
 		14: "network", 15: "mount", 16: "unmount", 17: "plug", 18: "clock", 19: "reseed",
 		20: "cancel", 21: "ack", 22: "ping", 23: "data",
-		24: "pod", 25: "resolver", 26: "ssh_agent", 27: "wait",
+		24: "pod", 25: "resolver", 26: "ssh_agent", 27: "wait", 28: "unplug",
 	}
 	notificationNames = [...]string{
 		0: "hello", 1: "auth_failed", 2: "ready", 3: "exit", 4: "stream_end",

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -91,7 +92,7 @@ func do(verb, argument string) (string, error) {
 	case "unmount":
 		return "ok", unix.Unmount("/share", 0)
 	case "eject":
-		return "ok", machine.Eject(argument)
+		return "ok", eject(argument)
 	case "read":
 		text, err := os.ReadFile(argument)
 		return strings.TrimSpace(string(text)), err
@@ -113,6 +114,15 @@ func do(verb, argument string) (string, error) {
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
 	return "", fmt.Errorf("unknown: %s", verb)
+}
+
+// eject lets go of the device that has the virtio driver.
+func eject(driver string) error {
+	devices, err := filepath.Glob("/sys/bus/virtio/drivers/" + driver + "/virtio*")
+	if err != nil || len(devices) != 1 {
+		return fmt.Errorf("devices of %s: %v, %w", driver, devices, err)
+	}
+	return machine.Eject(devices[0])
 }
 
 // use puts to use that many processors, or that many bytes of added memory.
