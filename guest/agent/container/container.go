@@ -41,7 +41,7 @@ const maxExited = 1024
 type Container struct {
 	set    *Set
 	id     string
-	dir    string // its bundle, and what crun keeps of it
+	dir    string // its bundle and what crun keeps of it, or where native makes it
 	rootfs string
 	shared bool // rootfs is part of the host's file share
 	cgroup cgroup
