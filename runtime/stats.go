@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -107,7 +108,9 @@ func newStats(report protocol.StatsReport, now time.Time) (Stats, error) {
 }
 
 // counterName is narrower than what the kernel could choose, and wider than what it does.
-var counterName = regexp.MustCompile(`^[a-z0-9_.]{1,64}$`)
+var counterName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9_.]{1,64}$`)
+})
 
 func newCounters(list []protocol.Counter) (Counters, error) {
 	if len(list) > protocol.MaxCounters {
@@ -115,7 +118,7 @@ func newCounters(list []protocol.Counter) (Counters, error) {
 	}
 	counters := make(Counters, len(list))
 	for _, counter := range list {
-		if !counterName.MatchString(counter.Name) {
+		if !counterName().MatchString(counter.Name) {
 			return nil, fmt.Errorf("a counter has the name %q", printable.Short(counter.Name, maxReason))
 		}
 		if _, twice := counters[counter.Name]; twice {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 )
 
 // deviceID is narrower than QEMU's identifiers, which have no bound.
-var deviceID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,31}$`)
+var deviceID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,31}$`)
+})
 
 // maxTag is the length of a virtio-fs tag (virtio 1.2, section 5.11.4).
 const maxTag = 36
@@ -86,7 +89,7 @@ func (m *machine) Plug(ctx context.Context, device hypervisor.Device) error {
 
 func (m *machine) plug(ctx context.Context, device hypervisor.Device) error {
 	id := device.DeviceID()
-	if !deviceID.MatchString(id) {
+	if !deviceID().MatchString(id) {
 		return fmt.Errorf("a device's identifier is a letter and up to 31 letters, digits, '.', '_', '-': %w", errdefs.ErrInvalidArgument)
 	}
 	if err := m.freeID(id); err != nil {
