@@ -18,7 +18,7 @@ import (
 
 const (
 	templateName = "template"
-	// templateRoom is what a template takes of the disk, with some to spare: 46 MiB was measured for a machine of the default size, emulated.
+	// templateRoom is what a template takes of the disk, with some to spare: 34 MiB were measured for a machine of the default size, emulated.
 	templateRoom = 64 << 20
 	// countsTimeout is how long to wait for who counts a start: it takes a tenth of a millisecond.
 	countsTimeout = time.Second
