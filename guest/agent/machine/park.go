@@ -45,6 +45,9 @@ func Park() error {
 	if len(slots) == 0 {
 		return errors.New("park: a machine without slots for devices cannot be cloned")
 	}
+	if err := enableSlots(slots); err != nil {
+		return fmt.Errorf("park: %w", err)
+	}
 	first, err := unix.Open(slots[0], unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("park: open the first slot: %w", err)

@@ -26,6 +26,17 @@ func slots() ([]string, error) {
 	return files, err
 }
 
+// enableSlots turns the ports of slots on, with their interrupts, which the kernel does else when the first device comes.
+func enableSlots(files []string) error {
+	for _, file := range files {
+		port := filepath.Join(file, "../../..")
+		if err := os.WriteFile(filepath.Join(port, "enable"), []byte("1"), 0); err != nil {
+			return fmt.Errorf("turn a slot on: %w", err)
+		}
+	}
+	return nil
+}
+
 // FindDevices has the kernel look for devices that are new in the slots, and take them into use.
 func FindDevices() error {
 	files, err := slots()
