@@ -43,7 +43,7 @@ func TestArguments(t *testing.T) {
 	}{
 		{
 			"emulated", config, hypervisor.AcceleratorTCG, false,
-			append(booted, balloon, "-accel tcg,tb-size=272 ", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="),
+			append(booted, balloon, "-accel tcg,tb-size=96 ", "-cpu max,-erms,-fsrm,-monitor", "clearcpuid=rep_good", "lpj="),
 			[]string{"-incoming"},
 		},
 		{
@@ -78,7 +78,7 @@ func TestAcceleration(t *testing.T) {
 		memoryMiB, vcpus, maxVCPUs int
 		want                       string
 	}{
-		{96, 1, 1, "tcg,tb-size=130"}, {256, 1, 4, "tcg,tb-size=264"}, {512, 8, 0, "tcg,tb-size=528"}, {1 << 20, 1, 64, "tcg,tb-size=1152"},
+		{96, 1, 1, "tcg,tb-size=68"}, {256, 1, 4, "tcg,tb-size=80"}, {512, 8, 0, "tcg,tb-size=160"}, {1 << 20, 1, 64, "tcg,tb-size=1280"},
 	} {
 		config := hypervisor.Config{MemoryMiB: test.memoryMiB, VCPUs: test.vcpus, MaxVCPUs: test.maxVCPUs}
 		if got := acceleration(config, hypervisor.AcceleratorTCG); got != test.want {
