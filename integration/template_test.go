@@ -54,13 +54,14 @@ func (s *scope) startIn(dir string) started {
 	return result
 }
 
-// templatesIn lists the templates in a directory, in which there may be nothing else but locks.
+// templatesIn lists the templates in a directory, in which there may be nothing else but locks and the counts of starts.
 func (s *scope) templatesIn(dir string) (ids []string) {
 	s.Helper()
 	entries, err := os.ReadDir(dir)
 	s.must(err)
 	for _, entry := range entries {
 		switch name := entry.Name(); {
+		case name == "counts.json":
 		case !strings.HasPrefix(name, "."):
 			ids = append(ids, name)
 		case !strings.HasSuffix(name, ".lock"):

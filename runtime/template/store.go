@@ -125,9 +125,12 @@ func (s *Store) Check() error {
 	if err != nil {
 		return fmt.Errorf("look at the directory of templates: %w", err)
 	}
-	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || owner != uint32(os.Geteuid()) || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("the directory of templates %s belongs to the user %d and has the mode %v: make it ours alone (chown, chmod 700), "+
-			"or set another (template.dir): %w", s.dir, owner, info.Mode(), errdefs.ErrPermissionDenied)
+	if !info.IsDir() {
+		return fmt.Errorf("%s is no directory: set another for templates (template.dir): %w", s.dir, errdefs.ErrPermissionDenied)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("the directory of templates %s belongs to the user %d and has the mode %#o: make it ours alone (chown, chmod 700), "+
+			"or set another (template.dir): %w", s.dir, owner, info.Mode().Perm(), errdefs.ErrPermissionDenied)
 	}
 	return nil
 }
