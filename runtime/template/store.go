@@ -82,8 +82,8 @@ type Store struct{ dir string }
 func Open(dir string) *Store { return &Store{dir} }
 
 // Use returns the directory of the template with these ingredients. If there is none it is built, by one of those who ask at the same
-// time; the others wait for it until their context ends. What is returned may be removed by others at any time. errdefs.ErrPermissionDenied:
-// the store's directory is not ours alone.
+// time; the others wait for it until their context ends. What is returned may be removed by others at any time.
+// errdefs.ErrPermissionDenied: the store's directory is not ours alone.
 func (s *Store) Use(ctx context.Context, ingredients []hypervisor.Ingredient, build Builder) (string, error) {
 	id := ID(ingredients)
 	dir := filepath.Join(s.dir, id)
