@@ -42,8 +42,8 @@ func TestSettleClock(t *testing.T) {
 				}
 				var log bytes.Buffer
 				s := &Sandbox{guest: guest, lost: make(chan struct{}), log: slog.New(slog.NewTextHandler(&log, nil))}
-				if err := s.settleClock(t.Context()); err != nil || count != test.want {
-					t.Errorf("%d settings, %v; want %d", count, err, test.want)
+				if s.settleClock(t.Context()); count != test.want {
+					t.Errorf("%d settings, want %d", count, test.want)
 				}
 				if warned := strings.Contains(log.String(), "may be behind"); warned != test.warned {
 					t.Errorf("log: %s", log.String())
