@@ -22,7 +22,8 @@ func (s *scope) limpetCmd(command string, args ...string) *exec.Cmd {
 // limpetCmdWith is a command of limpet with that configuration.
 func (s *scope) limpetCmdWith(config, command string, args ...string) *exec.Cmd {
 	words := []string{command}
-	if command == "agent" || command == "template" { // the flag is the command's below it
+	switch command {
+	case "agent", "template", "pool": // the flag is the command's below it
 		words, args = append(words, args[0]), args[1:]
 	}
 	words = append(words, "--config", config)

@@ -74,7 +74,7 @@ type ContainerInfo struct {
 func Sandboxes(stateDir string) ([]SandboxInfo, error) {
 	var sandboxes []SandboxInfo
 	err := eachRecord(stateDir, func(dir string, record record) {
-		if record.Spare && record.Holder.Lives() {
+		if record.Spare != "" && record.Holder.Lives() {
 			return
 		}
 		info := describe(record, dir, hypervisor.Process.Lives, specOf)

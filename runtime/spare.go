@@ -21,6 +21,14 @@ import (
 // spareNamespace is the namespace of spares in their records. It is none of containerd's, whose names have no space.
 const spareNamespace = "no namespace"
 
+// spareState is what is remembered of a spare: whether it waits.
+type spareState string
+
+const (
+	spareMaking spareState = "making"
+	spareParked spareState = "parked"
+)
+
 // Spare is a machine that waits for its sandbox: a clone whose agent is ready, and has run a container already. One sandbox can have it
 // (SandboxOptions.Spare); until then its owner must Stop it.
 //
@@ -70,7 +78,7 @@ func (s *Sandbox) park(ctx context.Context, options SpareOptions, start platform
 		return err
 	}
 	first := record{
-		Namespace: s.namespace, ID: s.id, Spare: true, Size: bare.record(s.size), Containers: map[string]containerRecord{}, Began: s.began,
+		Namespace: s.namespace, ID: s.id, Spare: spareMaking, Size: bare.record(s.size), Containers: map[string]containerRecord{}, Began: s.began,
 	}
 	if err := s.takeDir(ctx, options.Config.StateDir, first); err != nil {
 		return err
@@ -93,9 +101,13 @@ func (s *Sandbox) park(ctx context.Context, options SpareOptions, start platform
 	}
 	done()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.claimed = false
-	return s.life.move(sandboxParked)
+	err = s.life.move(sandboxParked)
+	s.mu.Unlock()
+	if err != nil { // the machine has ended meanwhile
+		return s.whyLost()
+	}
+	return s.dir.update(func(record *record) { record.Spare = spareParked })
 }
 
 // Lost is closed when the machine has ended.

@@ -24,10 +24,10 @@ type SpareInfo struct {
 func Spares(stateDir string) ([]SpareInfo, error) {
 	var spares []SpareInfo
 	err := eachRecord(stateDir, func(_ string, record record) {
-		if !record.Spare || !record.Holder.Lives() {
+		if record.Spare == "" || !record.Holder.Lives() {
 			return
 		}
-		info := SpareInfo{Holder: record.Holder, Machine: record.Machine, Parked: len(record.Parts) > 0, Began: record.Began}
+		info := SpareInfo{Holder: record.Holder, Machine: record.Machine, Parked: record.Spare == spareParked, Began: record.Began}
 		for _, process := range append([]hypervisor.Process{record.Holder}, record.Machine...) {
 			usage, _ := process.Usage() // it may just have ended
 			info.Memory += usage.Memory
@@ -44,7 +44,7 @@ func Spares(stateDir string) ([]SpareInfo, error) {
 func RemoveSpares(ctx context.Context, stateDir string) error {
 	var left []string
 	err := eachRecord(stateDir, func(dir string, record record) {
-		if record.Spare && !record.Holder.Lives() {
+		if record.Spare != "" && !record.Holder.Lives() {
 			left = append(left, dir)
 		}
 	})

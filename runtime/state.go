@@ -48,7 +48,7 @@ type record struct {
 	Machine    []hypervisor.Process       `json:"machine"`
 	Size       sizeRecord                 `json:"size"`
 	Template   string                     `json:"template,omitempty"` // that the machine is a clone of
-	Spare      bool                       `json:"spare,omitempty"`    // the machine waits for its sandbox, see Spare
+	Spare      spareState                 `json:"spare,omitempty"`    // empty: it is no spare
 	Cgroup     []string                   `json:"cgroup,omitempty"`   // its directories, to be removed
 	Pod        *podRecord                 `json:"pod,omitempty"`
 	Containers map[string]containerRecord `json:"containers"`

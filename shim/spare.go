@@ -38,14 +38,18 @@ func spare(sandboxes Runtime) error {
 	go func() {
 		select {
 		case end := <-ends:
-			stopWaiting(fmt.Errorf("signal: %s", end))
+			stopWaiting(fmt.Errorf("%w: signal: %s", errDismissed, end))
 		case <-gone:
-			stopWaiting(errors.New("the pool's service has ended"))
+			stopWaiting(fmt.Errorf("%w: the pool's service has ended", errDismissed))
 		case <-taken:
 		}
 	}()
 	request, socket, err := w.wait(waitCtx, service, stopWaiting)
 	close(taken)
+	if cause := context.Cause(waitCtx); err != nil && errors.Is(cause, errDismissed) {
+		logger.Info("spare ended", "reason", cause)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -65,6 +69,9 @@ func spare(sandboxes Runtime) error {
 	serving.spare = w.machine
 	return serveUntilGone(serving, listener, ends)
 }
+
+// errDismissed is why a spare ends that is not needed any more.
+var errDismissed = errors.New("it is not needed any more")
 
 // waiting is a spare until it is taken.
 type waiting struct {

@@ -87,6 +87,7 @@ func commands() []*cli.Command {
 		inCategory("This host", []*cli.Command{
 			templateCommand(),
 			sidecarCommand(),
+			poolCommand(),
 			doctorCommand(),
 			installCommand(),
 			configCommand(),

@@ -42,17 +42,21 @@ func manual(app *cli.App) string {
 	return text.String()
 }
 
-// writeCommand describes a command, or each of its own commands.
+// writeCommand describes a command, if it does something itself, and each of its own commands.
 func writeCommand(text *strings.Builder, parent string, command *cli.Command) {
 	name := parent + " " + command.Name
-	if len(command.Subcommands) > 0 {
-		for _, sub := range command.Subcommands {
-			if !sub.Hidden && sub.Name != "help" {
-				writeCommand(text, name, sub)
-			}
-		}
-		return
+	if command.Action != nil {
+		describeCommand(text, name, command)
 	}
+	for _, sub := range command.Subcommands {
+		if !sub.Hidden && sub.Name != "help" {
+			writeCommand(text, name, sub)
+		}
+	}
+}
+
+// describeCommand is what --help says of a command.
+func describeCommand(text *strings.Builder, name string, command *cli.Command) {
 	synopsis := name
 	if len(command.VisibleFlags()) > 0 {
 		synopsis += " [options]"

@@ -33,6 +33,7 @@ type Config struct {
 	Virtiofs           Virtiofs   `toml:"virtiofs"`
 	VM                 VM         `toml:"vm"`
 	Template           Template   `toml:"template"`
+	Pool               Pool       `toml:"pool"`
 	Storage            Storage    `toml:"storage"`
 	Egress             Egress     `toml:"egress"`
 	Network            Network    `toml:"network"`
@@ -70,6 +71,11 @@ type VM struct {
 type Template struct {
 	Enabled bool   `toml:"enabled"`
 	Dir     string `toml:"dir"`
+}
+
+// Pool is how many machines wait for sandboxes.
+type Pool struct {
+	Size int `toml:"size"`
 }
 
 // Egress is what a sandbox may reach of the world.

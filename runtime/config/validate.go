@@ -19,6 +19,8 @@ const (
 	MaxVCPUs = 64
 	// MaxMemoryMiB leaves half of the addresses that an emulated processor has (40 bits) to devices.
 	MaxMemoryMiB = 512 << 10
+	// MaxPoolSize is more machines than wait for something on any host.
+	MaxPoolSize = 64
 	// minStorageMiB has room for a journal and a small image; maxStorageMiB is the largest ext4 with the blocks that mke2fs chooses.
 	minStorageMiB = 64
 	maxStorageMiB = 16 << 20
@@ -54,6 +56,8 @@ func (c *Config) validate() error {
 		return invalid("vm.max_memory_mib", c.VM.MaxMemoryMiB, fmt.Sprintf("0 to %d", MaxMemoryMiB))
 	case c.Storage.MiB != 0 && (c.Storage.MiB < minStorageMiB || c.Storage.MiB > maxStorageMiB):
 		return invalid("storage.mib", c.Storage.MiB, fmt.Sprintf("0, or %d to %d", minStorageMiB, maxStorageMiB))
+	case c.Pool.Size < 1 || c.Pool.Size > MaxPoolSize:
+		return invalid("pool.size", c.Pool.Size, fmt.Sprintf("1 to %d", MaxPoolSize))
 	case time.Duration(c.Timeouts.Boot) <= 0:
 		return invalid("timeouts.boot", time.Duration(c.Timeouts.Boot), "more than 0")
 	}

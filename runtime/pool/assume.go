@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/hypervisor"
@@ -83,26 +84,65 @@ func assumeMask(asker int) error {
 	return nil
 }
 
-// assumeLimits takes over the resource limits that are others. Of open files the soft one is not looked at: a program in Go has raised it.
-func assumeLimits(asker int) error {
+// limit is a resource limit that the asker has otherwise than this process.
+type limit struct {
+	resource  int
+	own, want unix.Rlimit
+}
+
+// otherLimits lists those that are others. Of open files the soft one is not looked at: a program in Go has raised it.
+func otherLimits(asker int) ([]limit, error) {
+	var others []limit
 	for resource := range unix.RLIMIT_RTTIME + 1 { // the last
-		var own, want unix.Rlimit
-		if err := errors.Join(unix.Prlimit(0, resource, nil, &own), unix.Prlimit(asker, resource, nil, &want)); err != nil {
-			return fmt.Errorf("look at resource limit %d: %w", resource, err)
+		other := limit{resource: resource}
+		if err := errors.Join(unix.Prlimit(0, resource, nil, &other.own), unix.Prlimit(asker, resource, nil, &other.want)); err != nil {
+			return nil, fmt.Errorf("look at resource limit %d: %w", resource, err)
 		}
-		if own == want || resource == unix.RLIMIT_NOFILE && own.Max == want.Max {
-			continue
+		if other.own != other.want && (resource != unix.RLIMIT_NOFILE || other.own.Max != other.want.Max) {
+			others = append(others, other)
 		}
-		if err := unix.Setrlimit(resource, &want); err != nil {
-			return fmt.Errorf("take over resource limit %d: %w", resource, err)
+	}
+	return others, nil
+}
+
+// checkLimits tells which limit of the asker's this process cannot have.
+func checkLimits(asker int) error {
+	others, err := otherLimits(asker)
+	if err != nil {
+		return err
+	}
+	status, err := statusOf("self")
+	if err != nil {
+		return err
+	}
+	capabilities, err := strconv.ParseUint(status["CapEff"], 16, 64)
+	if err != nil {
+		return fmt.Errorf("the capabilities of this process: %w", err)
+	}
+	for _, other := range others {
+		if other.own.Max < other.want.Max && capabilities&(1<<unix.CAP_SYS_RESOURCE) == 0 {
+			return fmt.Errorf("resource limit %d is lower than the asker's and cannot be raised: %w", other.resource, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+func assumeLimits(asker int) error {
+	others, err := otherLimits(asker)
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if err := unix.Setrlimit(other.resource, &other.want); err != nil {
+			return fmt.Errorf("take over resource limit %d: %w", other.resource, err)
 		}
 	}
 	return nil
 }
 
 const (
-	// lowPriority is that of a spare in the making.
-	lowPriority = 10
+	// lowPriority is that of a spare in the making: it gets a third of what others do.
+	lowPriority = 5
 	// autogroup groups processes by session for the scheduler, where it does so; priorities within one count less.
 	autogroup = "/proc/self/autogroup"
 )

@@ -75,7 +75,10 @@ func (d *Door) Await(ctx context.Context, take func(request Request, asker int) 
 	for {
 		conn, err := d.listener.AcceptUnix()
 		if err != nil {
-			return Request{}, nil, errors.Join(context.Cause(ctx), err)
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return Request{}, nil, err
 		}
 		request, socket, err := d.converse(link{conn}, take)
 		if closeErr := conn.Close(); err == nil || errors.Is(err, errBroken) || errors.Is(err, errStale) {
@@ -156,7 +159,10 @@ func (d *Door) admit(request Request, socket *os.File, asker int) error {
 			return now != d.spare.Config, err
 		})
 	}
-	return alike(asker)
+	if err := alike(asker); err != nil {
+		return err
+	}
+	return checkLimits(asker)
 }
 
 // stale is why an asker is refused; it is errStale as well if the spare itself is out of date.

@@ -13,11 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
 )
 
 const (
-	// MaxSize is how many spares there may be: each has a machine's memory.
-	MaxSize = 64
 	// minPause and maxPause bound the pause before another spare is made after one has failed. It doubles with each.
 	minPause = time.Second
 	maxPause = time.Minute
@@ -30,7 +29,7 @@ const (
 // Options says what pool to keep.
 type Options struct {
 	StateDir string // of the sandboxes, see config.Config.StateDir
-	Size     int    // how many spares wait, 1 to MaxSize
+	Size     int    // how many spares wait, 1 to config.MaxPoolSize
 	// Program is the shim's, called with Arguments, which ends with the verb for a spare.
 	Program   string
 	Arguments []string
@@ -39,8 +38,8 @@ type Options struct {
 
 // Keep keeps that many spares until the context ends. It makes one after another. errdefs.ErrAlreadyExists: the state directory has a pool.
 func Keep(ctx context.Context, options Options) error {
-	if options.Size < 1 || options.Size > MaxSize {
-		return fmt.Errorf("a pool of %d: it can have 1 to %d: %w", options.Size, MaxSize, errdefs.ErrInvalidArgument)
+	if options.Size < 1 || options.Size > config.MaxPoolSize {
+		return fmt.Errorf("a pool of %d: it can have 1 to %d: %w", options.Size, config.MaxPoolSize, errdefs.ErrInvalidArgument)
 	}
 	dir := Dir(options.StateDir)
 	if err := os.MkdirAll(options.StateDir, 0o711); err != nil {

@@ -1,0 +1,241 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/integration/harness"
+	limpet "github.com/limpet-run/limpet/runtime"
+)
+
+// poolService is a `limpet pool` of the run.
+type poolService struct {
+	*scope
+	*exec.Cmd
+	lines chan string // of its log
+	ended chan struct{}
+}
+
+// pool starts a pool that ends with the test, and waits until it is full.
+func (s *scope) pool(size int) *poolService {
+	s.Helper()
+	cmd := daemon.Command(context.Background(), daemon.Build.Path("bin/limpet"), "pool", "--config", daemon.ConfigPath(), "--size", fmt.Sprint(size))
+	cmd.Env = append(os.Environ(), "TMPDIR="+daemon.Dir)
+	log, err := cmd.StderrPipe()
+	s.must(err)
+	s.must(cmd.Start())
+	p := &poolService{s, cmd, make(chan string, 1000), make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		defer close(p.lines)
+		for lines := bufio.NewScanner(log); lines.Scan(); {
+			s.Log("pool: ", lines.Text())
+			p.lines <- lines.Text()
+		}
+	}()
+	s.Cleanup(p.end)
+	p.full(size)
+	return p
+}
+
+// full waits until so many spares wait.
+func (p *poolService) full(size int) {
+	p.Helper()
+	for {
+		select {
+		case line, ok := <-p.lines:
+			if !ok {
+				p.Fatal("the pool has ended")
+			}
+			if strings.Contains(line, "a spare waits") && strings.HasSuffix(line, fmt.Sprint("spares=", size)) {
+				return
+			}
+			if strings.Contains(line, "level=ERROR") {
+				p.Error(line)
+			}
+		case <-p.ctx.Done():
+			p.Fatal("the pool does not fill up")
+		}
+	}
+}
+
+// end ends the service, if it has not ended, and waits for it and its spares.
+func (p *poolService) end() {
+	p.Process.Signal(unix.SIGTERM) // it may have ended
+	for range p.lines {            // whatever it says
+	}
+	<-p.ended
+	p.Wait()
+}
+
+// spares are those that wait.
+func (s *scope) spares() []limpet.SpareInfo {
+	s.Helper()
+	var spares []limpet.SpareInfo
+	s.limpetJSON(&spares, "pool", "status", "--json")
+	return spares
+}
+
+// takenServers counts the servers that the pool has given so far.
+func takenServers() int { return strings.Count(daemon.Log(), "server taken from the pool") }
+
+// different fails a test in which two of the values are equal.
+func different(t *testing.T, what string, values []string) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, value := range values {
+		if value == "" || seen[value] {
+			t.Errorf("%s: %q", what, values)
+			return
+		}
+		seen[value] = true
+	}
+}
+
+// TestPool runs containers one after the other and many at once, in machines that have waited and in those for which none had.
+func TestPool(t *testing.T) {
+	s := limpetOnly(t)
+	p := s.pool(2)
+	if list := s.limpet("ps"); strings.Contains(list.Stdout, "spare") {
+		t.Errorf("limpet ps lists a spare:\n%s", list.Stdout)
+	}
+	before := takenServers()
+	var random, boots []string
+	for range 3 {
+		words := strings.Fields(s.output(nil, "sh", "-c",
+			"head -c 16 /dev/urandom | md5sum | cut -c 1-32; cat /proc/sys/kernel/random/boot_id; date +%s"))
+		random, boots = append(random, words[0]), append(boots, words[1])
+		var at int64
+		if _, err := fmt.Sscan(words[2], &at); err != nil || time.Since(time.Unix(at, 0)) > 2*time.Minute {
+			t.Errorf("the guest's clock says %v, %v", words[2], err)
+		}
+		p.full(2)
+	}
+	different(t, "/dev/urandom", random)
+	different(t, "boot ids", boots)
+	if taken := takenServers() - before; taken != 3 {
+		t.Errorf("%d of 3 came from the pool", taken)
+	}
+
+	t.Run("at once", func(t *testing.T) {
+		var group sync.WaitGroup
+		for i := range 5 {
+			spec := s.spec([]string{"--detach", "--null-io"}, "sleep", "1000000")
+			group.Go(func() {
+				if err := daemon.Ctr(s.ctx, daemon.Args("run", spec)...).Err(); err != nil {
+					t.Errorf("container %d: %v", i, err)
+				}
+			})
+		}
+		group.Wait()
+		if taken := takenServers() - before; taken < 4 {
+			t.Errorf("%d of 8 came from the pool", taken)
+		}
+		var cids, tokens []string
+		processes, err := daemon.Processes()
+		s.must(err)
+		for _, process := range processes {
+			if cid := regexp.MustCompile(`--guest-cid=(\d+)`).FindStringSubmatch(process.Cmdline); cid != nil {
+				cids = append(cids, cid[1])
+			}
+		}
+		for _, sandbox := range s.sandboxes() {
+			token, err := os.ReadFile(filepath.Join(sandbox.Dir, "token"))
+			s.must(err)
+			tokens = append(tokens, string(token))
+		}
+		different(t, "CIDs", cids)
+		different(t, "tokens", tokens)
+		if len(tokens) != 5 {
+			t.Errorf("%d sandboxes", len(tokens))
+		}
+	})
+}
+
+// sandboxes are those of the run.
+func (s *scope) sandboxes() []limpet.SandboxInfo {
+	s.Helper()
+	var list []limpet.SandboxInfo
+	s.limpetJSON(&list, "ps", "--json")
+	return list
+}
+
+// TestPoolKilled kills the service: what was taken goes on, over a restart of containerd too, and what waits ends.
+func TestPoolKilled(t *testing.T) {
+	s := limpetOnly(t)
+	p := s.pool(1)
+	before := takenServers()
+	c := s.sleeper()
+	if takenServers() == before {
+		t.Fatal("the container's server is not from the pool")
+	}
+	p.full(1)
+	waiting := s.spares()
+	s.must(p.Process.Kill())
+	p.end()
+	for _, spare := range waiting {
+		process := harness.Process{PID: spare.Holder.PID}
+		s.must(process.WaitGone(s.ctx))
+	}
+	s.must(c.exec(nil, "true").Err())
+	s.must(daemon.Kill())
+	s.must(daemon.Restart(s.ctx))
+	s.must(c.exec(nil, "true").Err())
+	c.kill(unix.SIGKILL)
+	if code := c.wait(""); code != 137 {
+		t.Errorf("it ends with %d", code)
+	}
+	s.output(nil, "true")
+	s.pool(1) // takes away what was left
+}
+
+// TestSpareKilled has the pool replace a spare that is killed, and what it leaves behind goes.
+func TestSpareKilled(t *testing.T) {
+	s := limpetOnly(t)
+	p := s.pool(1)
+	spares := s.spares()
+	if len(spares) != 1 || !spares[0].Parked || spares[0].Memory == 0 {
+		t.Fatalf("spares: %+v", spares)
+	}
+	s.must(unix.Kill(spares[0].Holder.PID, unix.SIGKILL))
+	p.full(1)
+	if again := s.spares(); len(again) != 1 || again[0].Holder.PID == spares[0].Holder.PID {
+		t.Errorf("spares: %+v", again)
+	}
+	if list := s.sandboxes(); len(list) > 0 {
+		t.Errorf("left: %+v", list)
+	}
+}
+
+// TestPoolOfAnotherConfiguration is of no use to a container with a configuration of its own, nor to one whose annotations change the machine.
+func TestPoolOfAnotherConfiguration(t *testing.T) {
+	s := limpetOnly(t)
+	s.pool(1)
+	before := takenServers()
+	s.config = filepath.Join(s.TempDir(), "other.toml")
+	s.must(daemon.WriteLimpetConfig(s.config, map[string]any{"vm": map[string]any{"vcpus": 2}}))
+	if got := s.output(nil, "nproc"); got != "2\n" {
+		t.Errorf("it has %s processors", got)
+	}
+	if takenServers() != before || len(s.spares()) != 1 {
+		t.Error("a spare was taken")
+	}
+	s.config = ""
+	if got := s.output([]string{"--annotation", "io.limpet.vcpus=3"}, "nproc"); got != "3\n" {
+		t.Errorf("it has %s processors", got)
+	}
+	if takenServers() != before+1 {
+		t.Error("the spare's process was not taken")
+	}
+}
