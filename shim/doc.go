@@ -8,6 +8,10 @@
 //	           ◀──────────────────── ttrpc over the socket ─────────────────▶│
 //	           ── delete ─▶ containerd-shim-limpet-v2 delete ── ends it, if it still lives, and what it left
 //
+// Where the service `limpet pool` runs, start hands the socket over to a process that it keeps, instead of forking one (see package pool):
+//
+//	limpet pool ── forks ──▶ containerd-shim-limpet-v2 spare ── taken by start ──▶ as serve, with a machine that has started
+//
 // # The sandbox of a server
 //
 //	          first Create           Shutdown without tasks, SIGTERM

@@ -69,6 +69,22 @@ func checkTools(dir string) hypervisor.Check {
 	return hypervisor.NewCheck("tools", dir, nil)
 }
 
+// checkPool counts the machines that wait. All works without.
+func checkPool(stateDir string) hypervisor.Check {
+	spares, err := runtime.Spares(stateDir)
+	waiting := 0
+	for _, spare := range spares {
+		if spare.Parked {
+			waiting++
+		}
+	}
+	detail := fmt.Sprintf("%d machines wait for sandboxes, %d are being made", waiting, len(spares)-waiting)
+	if len(spares) == 0 {
+		detail = "no machines wait for sandboxes: `limpet pool` would keep some"
+	}
+	return hypervisor.NewCheck("pool", detail, err)
+}
+
 func checkStateDir(path string) hypervisor.Check {
 	err := os.MkdirAll(path, 0o711)
 	if err == nil {

@@ -67,6 +67,7 @@ func Examine(ctx context.Context, path string, report func(Finding)) []Finding {
 	one(func() hypervisor.Check { return checkEgress(settings.Egress.Restrict, network.ProbeGate) })
 	one(checkShim)
 	one(func() hypervisor.Check { return checkTemplates(settings) })
+	one(func() hypervisor.Check { return checkPool(settings.StateDir) })
 	if Healthy(findings) {
 		one(func() hypervisor.Check { return checkBoot(ctx, settings) })
 	}

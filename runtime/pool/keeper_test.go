@@ -71,10 +71,7 @@ func TestKeep(t *testing.T) {
 		t.Error("a socket of nobody is left")
 	}
 	request, socket := newRequest(t)
-	pid, err := Ask(stateDir, request, socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pid := askPatiently(t, stateDir, request, socket)
 	taken, err := os.FindProcess(pid)
 	if err != nil {
 		t.Fatal(err)
