@@ -114,6 +114,9 @@ func showStats(c *cli.Context) error {
 			return nil
 		}
 		after, ended := measure(c.Context, metered), time.Now()
+		if c.Context.Err() != nil { // Ctrl-C, and what was asked has no answer
+			return nil
+		}
 		list := rates(before, after, ended.Sub(began))
 		if err := printStats(c.App.Writer, list, c.Bool("json"), c.Bool("watch")); err != nil {
 			return err
