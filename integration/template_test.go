@@ -301,6 +301,22 @@ func TestOneBuildForAll(t *testing.T) {
 	}
 }
 
+// manyAtOnce is how many sandboxes a host with two processors has to start at the same time.
+const manyAtOnce = 50
+
+// TestManyAtOnce starts many sandboxes at once. None of them fails, or is so slow that it has to boot.
+func TestManyAtOnce(t *testing.T) {
+	s := clonesOnly(t)
+	dir := s.useTemplates(nil)
+	s.startIn(dir)
+	before, began := len(daemon.Log()), time.Now()
+	s.crowdOf(manyAtOnce)
+	t.Logf("all have said who they are after %s", time.Since(began).Round(time.Millisecond))
+	if boots := strings.Count(daemon.Log()[before:], bootWarning); boots != 0 {
+		t.Errorf("%d sandboxes booted", boots)
+	}
+}
+
 // TestTemplateRemovedMeanwhile starts ten sandboxes while every template is removed as soon as it is there.
 func TestTemplateRemovedMeanwhile(t *testing.T) {
 	s := clonesOnly(t)

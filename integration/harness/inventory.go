@@ -162,6 +162,9 @@ func (d *Daemon) entries() ([]string, error) {
 			if directory == "/run/netns" && strings.HasPrefix(entry.Name(), runPrefix) {
 				continue
 			}
+			if directory == d.StateDir() && strings.HasPrefix(entry.Name(), ".") { // what all sandboxes have together
+				continue
+			}
 			lines = append(lines, "entry "+filepath.Join(directory, entry.Name()))
 		}
 	}
