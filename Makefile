@@ -70,8 +70,10 @@ booting: setup
 
 EXECS ?= 100
 PODS ?= 20
+SANDBOXES ?= 50
+ROWS ?= .
 bench: setup
-	@$(stage) 'benchmarks' go run ./integration/bench -execs $(EXECS) -pods $(PODS) -json build/bench.json
+	@$(stage) 'benchmarks' go run ./integration/bench -rows '$(ROWS)' -execs $(EXECS) -pods $(PODS) -sandboxes $(SANDBOXES) -json build/bench.json
 
 fuzz: packages
 	@integration/setup/fuzz

@@ -177,15 +177,17 @@ func (s *Sandbox) make(ctx context.Context, options SandboxOptions, needs needs,
 	if plan.storage != nil {
 		defer plan.storage.Close()
 	}
-	leave := func() {}
-	defer func() { leave() }()
+	var leave func()
+	defer func() { // once the first container is made, too
+		if leave != nil {
+			leave()
+		}
+	}()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		done := times.stage("turn")
-		if leave, err = turnsIn(plan.config.StateDir).take(groupCtx); err != nil {
+		if leave, err = s.awaitTurn(groupCtx, plan); err != nil {
 			return fmt.Errorf("start sandbox %s: %w", s.id, err)
 		}
-		done()
 		if err := s.start(groupCtx, needs.pod, plan, start); err != nil {
 			return fmt.Errorf("start sandbox %s: %w%s", s.id, err, s.lastWords())
 		}

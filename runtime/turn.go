@@ -76,6 +76,16 @@ func (t turns) take(ctx context.Context) (done func(), err error) {
 	return nil, fmt.Errorf("wait for a turn: %w", err)
 }
 
+// awaitTurn waits until it is the sandbox's turn to start its machine. The caller gives the turn back. For one that is there already nobody
+// has to wait.
+func (s *Sandbox) awaitTurn(ctx context.Context, plan machinePlan) (done func(), err error) {
+	if s.machine != nil {
+		return func() {}, nil
+	}
+	defer plan.times.stage("turn")()
+	return turnsIn(plan.config.StateDir).take(ctx)
+}
+
 // without ends the waiting of who has got no turn.
 func (t turns) without(ctx context.Context) (done func(), err error) {
 	if err := context.Cause(ctx); !errors.Is(err, errImpatient) {

@@ -29,9 +29,9 @@ func (b *bench) execsInARow() (_ []row, err error) {
 			return nil, err
 		}
 	}
-	b.progress(fmt.Sprintf("%d execs in a row", b.rowOfExecs))
+	b.progress(fmt.Sprintf("%d execs in a row", b.options.execs))
 	took := map[string]series{}
-	for range b.rowOfExecs {
+	for range b.options.execs {
 		for runtime, id := range pair {
 			began := time.Now()
 			if err := b.execByAPI(id, processes[runtime]); err != nil {
@@ -43,7 +43,7 @@ func (b *bench) execsInARow() (_ []row, err error) {
 	var rows []row
 	for _, percent := range []int{50, 99} {
 		rows = append(rows, row{
-			Name: fmt.Sprintf("p%d of %d execs in a row, by API", percent, b.rowOfExecs), Unit: "ms",
+			Name: fmt.Sprintf("p%d of %d execs in a row, by API", percent, b.options.execs), Unit: "ms",
 			Limpet:    series{took[harness.Limpet].percentile(percent)},
 			Reference: series{took[harness.Runc].percentile(percent)}, ReferenceName: "runc",
 		})

@@ -26,7 +26,11 @@ func (b *bench) boots() (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cold, boot, err := b.alternate("cold boot", b.coldBoot, bare.boot)
+	booting, err := b.bootingConfig()
+	if err != nil {
+		return nil, err
+	}
+	cold, boot, err := b.alternate("cold boot", b.runs, func() (float64, error) { return b.coldBoot(booting) }, bare.boot)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +39,7 @@ func (b *bench) boots() (_ []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.daemon.Remove(b.ctx, spec.ID)) }()
-	stdout, raw, err := b.alternate("vsock", func() (float64, error) { return b.fifoRate(spec.ID, bare.dir) }, bare.sendRate)
+	stdout, raw, err := b.alternate("vsock", b.runs, func() (float64, error) { return b.fifoRate(spec.ID, bare.dir) }, bare.sendRate)
 	return []row{
 		{Name: "cold boot to ready", Unit: "ms", Limpet: cold, Reference: boot, ReferenceName: "bare boot, power-off", Aim: "<= 1.3"},
 		{Name: "256 MiB of stdout to a FIFO", Unit: "MiB/s", Limpet: stdout, Reference: raw, ReferenceName: "bare vsock", Aim: ">= 0.8"},
@@ -46,10 +50,11 @@ func (b *bench) boots() (_ []row, err error) {
 var started = regexp.MustCompile(`msg="sandbox started".* ms=([0-9.]+)`)
 
 // coldBoot is the time from the beginning of a sandbox to its agent's being ready, as limpet's log says.
-func (b *bench) coldBoot() (float64, error) {
+func (b *bench) coldBoot(config string) (float64, error) {
 	before := len(b.daemon.Log())
-	args := b.daemon.Args("run", b.spec(harness.Limpet, []string{"--rm"}, "true"))
-	if err := b.daemon.Ctr(b.ctx, args...).Err(); err != nil {
+	spec := b.spec(harness.Limpet, []string{"--rm"}, "true")
+	spec.Config = config
+	if err := b.daemon.Ctr(b.ctx, b.daemon.Args("run", spec)...).Err(); err != nil {
 		return 0, err
 	}
 	match := started.FindStringSubmatch(b.daemon.Log()[before:])

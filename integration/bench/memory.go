@@ -13,7 +13,7 @@ import (
 
 // memory measures what an idle container adds to the host: the proportional set sizes of all processes that came with it.
 func (b *bench) memory() ([]row, error) {
-	idle, err := b.runtimes("memory of an idle container (PSS)", "MiB", "", b.idleMemory)
+	idle, err := b.runtimes("memory of an idle container (PSS)", "MiB", "", b.runs, b.idleMemory)
 	return []row{idle}, err
 }
 
@@ -27,6 +27,11 @@ func (b *bench) idleMemory(runtime string) (_ float64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, b.daemon.Remove(b.ctx, spec.ID)) }()
+	return b.memorySince(before)
+}
+
+// memorySince is how many MiB the processes have that have come to the family since.
+func (b *bench) memorySince(before map[int]bool) (float64, error) {
 	after, err := b.family()
 	if err != nil {
 		return 0, err

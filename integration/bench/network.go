@@ -27,7 +27,7 @@ const (
 // network measures nerdctl's whole lives of containers on a bridge, and TCP between guest and host: limpet's, through tap, veth and
 // bridge, beside a tap alone into a bare machine. The same program answers in both.
 func (b *bench) network() (_ []row, err error) {
-	life, err := b.runtimes("nerdctl run --rm of true", "ms", "", func(runtime string) (float64, error) {
+	life, err := b.runtimes("nerdctl run --rm of true", "ms", "", b.runs, func(runtime string) (float64, error) {
 		began := time.Now()
 		err := b.daemon.Nerdctl(b.ctx, harness.NerdctlArgs(runtime, []string{"--rm"}, "true")...).Err()
 		return milliseconds(began), err
@@ -58,7 +58,7 @@ func (b *bench) network() (_ []row, err error) {
 		{"256 MiB over TCP, guest to host", "MiB/s", ">= 0.8", b.tcpRate},
 		{"TCP round trip", "ms", "<= 1.3", b.tcpRoundTrip},
 	} {
-		limpet, raw, err := b.alternate(part.name, func() (float64, error) { return part.measure(address) },
+		limpet, raw, err := b.alternate(part.name, b.runs, func() (float64, error) { return part.measure(address) },
 			func() (float64, error) { return part.measure(bareAddress) })
 		if err != nil {
 			return nil, err

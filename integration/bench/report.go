@@ -40,7 +40,7 @@ type row struct {
 	Limpet        series
 	Reference     series // empty: compared with nothing
 	ReferenceName string
-	Aim           string // of the ratio, for people; empty: none
+	Aim           string // of the ratio, or as it says, for people; empty: none
 }
 
 // ratio is limpet's median in the reference's.
@@ -51,21 +51,18 @@ func (r row) ratio() float64 {
 	return 0
 }
 
-type report struct {
-	Runs int
-	Rows []row
-}
+type report struct{ Rows []row }
 
 func (r report) print(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "medians of %d\tlimpet\treference\t\tratio\taim\t unit\n", r.Runs)
+	fmt.Fprintln(table, "medians\tof\tlimpet\treference\t\tratio\taim\t unit")
 	for _, row := range r.Rows {
 		reference, ratio := "", ""
 		if len(row.Reference) > 0 {
 			reference, ratio = number(row.Reference.median()), fmt.Sprintf("%.2f", row.ratio())
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t %s\n",
-			row.Name, number(row.Limpet.median()), reference, row.ReferenceName, ratio, row.Aim, row.Unit)
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t %s\n",
+			row.Name, len(row.Limpet), number(row.Limpet.median()), reference, row.ReferenceName, ratio, row.Aim, row.Unit)
 	}
 	return table.Flush()
 }
@@ -97,9 +94,8 @@ func (r report) writeJSON(path string) error {
 		Aim       string  `json:"aim,omitempty"`
 	}
 	file := struct {
-		Runs int    `json:"runs"`
 		Rows []line `json:"rows"`
-	}{Runs: r.Runs, Rows: []line{}}
+	}{Rows: []line{}}
 	for _, row := range r.Rows {
 		line := line{Name: row.Name, Unit: row.Unit, Limpet: side{"limpet", row.Limpet.median(), row.Limpet}, Aim: row.Aim}
 		if len(row.Reference) > 0 {

@@ -54,7 +54,7 @@ func (b *bench) requests() (_ []row, err error) {
 		{"captured vm_exec of true", protocol.VMExecRequest{Command: []string{"true"}}},
 		{"captured run of true in an image", protocol.RunRequest{Image: image, Command: []string{"true"}}},
 	} {
-		limpet, runc, err := b.alternate(command.what,
+		limpet, runc, err := b.alternate(command.what, b.runs,
 			func() (float64, error) { return b.complete(agent, command.request) },
 			func() (float64, error) {
 				began := time.Now()

@@ -42,7 +42,7 @@ func (b *bench) sidecar() (_ []row, err error) {
 	through := func(command ...string) func() (float64, error) {
 		return func() (float64, error) { return b.throughPipe(command...) }
 	}
-	ours, plain, err := b.alternate(what, through(limpet, "sidecar", "exec", "--connect", socket, "cat"), through("cat"))
+	ours, plain, err := b.alternate(what, b.runs, through(limpet, "sidecar", "exec", "--connect", socket, "cat"), through("cat"))
 	return []row{{
 		Name: what, Unit: "MiB/s", Limpet: ours, Reference: plain, ReferenceName: "the command alone", Aim: "1",
 	}}, err

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/limpet-run/limpet/guest/protocol"
+	"github.com/limpet-run/limpet/hypervisor"
+	"github.com/limpet-run/limpet/hypervisor/qemu"
+	"github.com/limpet-run/limpet/integration/harness"
+	"github.com/limpet-run/limpet/runtime"
+	"github.com/limpet-run/limpet/runtime/config"
+)
+
+const (
+	// privateClones is how many bare clones on private memory are measured together: they share what they have not written.
+	privateClones = 10
+	// settleTime is how long machines may take to give back the memory that they no longer use, before it is measured.
+	settleTime = 15 * time.Second
+	// bareMemoryMiB is the memory of a template (runtime has the same).
+	bareMemoryMiB = 256
+)
+
+// wakes measures how soon after its start QEMU's guest has a session: in a clone, and in a machine that boots.
+func (b *bench) wakes() ([]row, error) {
+	booting, err := b.bootingConfig()
+	if err != nil {
+		return nil, err
+	}
+	clone, boot, err := b.alternate("from QEMU's start to the agent's session", b.starts,
+		func() (float64, error) { return b.awake("") },
+		func() (float64, error) { return b.awake(booting) })
+	return []row{{
+		Name: "from QEMU's start to the session, clone", Unit: "ms", Limpet: clone, Reference: boot, ReferenceName: "boot",
+		Aim: "limpet <= 150 ms",
+	}}, err
+}
+
+// bootingConfig is a configuration by which sandboxes boot.
+func (b *bench) bootingConfig() (string, error) {
+	path := filepath.Join(b.daemon.Dir, "booting.toml")
+	return path, b.daemon.WriteLimpetConfig(path, map[string]any{"template": map[string]any{"enabled": false}})
+}
+
+// awake runs a container and returns what its trace says: from the beginning of the making of QEMU until the session is ready. The devices
+// are plugged meanwhile.
+func (b *bench) awake(config string) (float64, error) {
+	spec := b.spec(harness.Limpet, []string{"--rm"}, "true")
+	spec.Config = config
+	if err := b.daemon.Ctr(b.ctx, b.daemon.Args("run", spec)...).Err(); err != nil {
+		return 0, err
+	}
+	traces, err := runtime.LoggedTraces(strings.NewReader(b.daemon.Log()))
+	if err != nil {
+		return 0, err
+	}
+	for _, trace := range traces {
+		if trace.ID == spec.ID && (trace.Template == "") == (config != "") {
+			return awakeIn(trace)
+		}
+	}
+	return 0, fmt.Errorf("the log has no trace of %s, or of one that was started in another way", spec.ID)
+}
+
+// awakeIn is the time from the beginning of the stage qemu to the end of the wake, or of the agent's boot.
+func awakeIn(trace runtime.Trace) (float64, error) {
+	stages := map[string]runtime.TraceStage{}
+	for _, part := range trace.Parts {
+		if part.Name == runtime.PartSandbox {
+			for _, stage := range part.Stages {
+				stages[stage.Name] = stage
+			}
+		}
+	}
+	end, ok := stages["wake"]
+	if !ok {
+		end, ok = stages["agent"]
+	}
+	begin, began := stages["qemu"]
+	if !ok || !began {
+		return 0, fmt.Errorf("the trace of %s has no stages of its machine", trace.ID)
+	}
+	return end.BeginMS + end.MS - begin.BeginMS, nil
+}
+
+// privateMemory measures what a bare clone on private memory adds to the host.
+func (b *bench) privateMemory() (_ []row, err error) {
+	b.progress("bare clones on private memory")
+	dir := filepath.Join(b.daemon.Dir, "private")
+	saved := filepath.Join(dir, "saved")
+	if err := os.MkdirAll(saved, 0o700); err != nil {
+		return nil, err
+	}
+	settings := config.Default()
+	driver := qemu.New(qemu.Options{Path: settings.Hypervisor.Path, Logger: quiet})
+	machine := hypervisor.Config{
+		Name: "private", Dir: dir, Kernel: b.daemon.Build.Path("vmlinux"), Initrd: b.daemon.Build.Path("initramfs"),
+		Cmdline: []string{"quiet", protocol.ParkParameter}, VCPUs: 1, MemoryMiB: bareMemoryMiB, PrivateMemory: true,
+		Accelerator: hypervisor.AcceleratorAuto,
+	}
+	if err := b.park(driver, machine, saved); err != nil {
+		return nil, err
+	}
+	var clones []hypervisor.Machine
+	defer func() {
+		for _, clone := range clones {
+			err = errors.Join(err, clone.Stop(context.WithoutCancel(b.ctx)))
+		}
+	}()
+	for range privateClones {
+		clone, err := driver.Restore(b.ctx, machine, saved)
+		if err != nil {
+			return nil, err
+		}
+		clones = append(clones, clone)
+		if err := clone.Resume(b.ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.settle(); err != nil {
+		return nil, err
+	}
+	var sizes series
+	for _, clone := range clones {
+		for _, process := range clone.Processes() {
+			size, err := proportionalSize(process.PID)
+			if err != nil {
+				return nil, err
+			}
+			sizes = append(sizes, float64(size)/1024)
+		}
+	}
+	return []row{{
+		Name: fmt.Sprintf("memory of each of %d bare clones, private (PSS)", privateClones), Unit: "MiB", Limpet: sizes, Aim: "limpet <= 28 MiB",
+	}}, nil
+}
+
+// park boots a machine until it parks, and saves it.
+func (b *bench) park(driver hypervisor.Driver, config hypervisor.Config, dir string) (err error) {
+	config.Parks = true
+	machine, err := driver.Boot(b.ctx, config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, machine.Stop(context.WithoutCancel(b.ctx))) }()
+	if err := machine.Resume(b.ctx); err != nil {
+		return err
+	}
+	if err := machine.Parked(b.ctx); err != nil {
+		return err
+	}
+	return machine.Save(b.ctx, dir)
+}
+
+// settle waits until machines have given back what they can.
+func (b *bench) settle() error {
+	select {
+	case <-time.After(settleTime):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+}
