@@ -171,6 +171,29 @@ func (s *scope) sandboxes() []limpet.SandboxInfo {
 	return list
 }
 
+// TestPoolPod has a pod take a machine that waits: its network and its namespaces come later.
+func TestPoolPod(t *testing.T) {
+	eachLimpetMode(t, func(s *podScope) {
+		t := s.T
+		s.pool(1)
+		before := takenServers()
+		p := s.run(s.podConfig())
+		container := p.start(harness.ContainerConfig("app", "sh", "-c", "mkdir /www; echo ebb >/www/index.html; exec httpd -f -h /www"))
+		if takenServers() != before+1 {
+			t.Error("the pod's server is not from the pool")
+		}
+		p.wantExec(p.Config.Hostname, container, "hostname")
+		if address := s.execSync(container, "ip", "-o", "-4", "address", "show", "dev", "eth0"); !strings.Contains(address, "inet ") {
+			t.Errorf("it has the address %q", address)
+		}
+		sandboxes := s.sandboxes()
+		if len(sandboxes) != 1 || !sandboxes[0].Pod || sandboxes[0].Name == "" {
+			t.Errorf("listed: %+v", sandboxes)
+		}
+		p.wantForward(80, "ebb\n")
+	})
+}
+
 // TestPoolKilled kills the service: what was taken goes on, over a restart of containerd too, and what waits ends.
 func TestPoolKilled(t *testing.T) {
 	s := limpetOnly(t)

@@ -17,9 +17,12 @@ var (
 	credentials = []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"}
 )
 
+// self is this thread: the first one of a process that has entered another's namespaces may be there for good.
+const self = "thread-self"
+
 // alike tells in what a process differs from this one such that this one cannot take its place.
 func alike(pid int) error {
-	own, err := natureOf("self")
+	own, err := natureOf(self)
 	if err != nil {
 		return err
 	}
@@ -39,7 +42,7 @@ type trait struct{ name, value string }
 // nature is what two processes have in common that are alike.
 type nature []trait
 
-// natureOf looks at a process: a pid, or "self".
+// natureOf looks at a process: a pid, or self.
 func natureOf(process string) (nature, error) {
 	dir := "/proc/" + process
 	var traits nature

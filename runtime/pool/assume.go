@@ -111,7 +111,7 @@ func checkLimits(asker int) error {
 	if err != nil {
 		return err
 	}
-	status, err := statusOf("self")
+	status, err := statusOf(self)
 	if err != nil {
 		return err
 	}

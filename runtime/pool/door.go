@@ -123,6 +123,7 @@ func (d *Door) converse(asker link, take func(Request, int) error) (request Requ
 		return request, socket, fmt.Errorf("%w: %w", errBroken, err)
 	}
 	if err := take(request, int(peer.Pid)); err != nil {
+		d.spare.Logger.Error("not handed over", "reason", err) // now: the asker kills who does not come along
 		return request, socket, errors.Join(fmt.Errorf("%w: %w", errBroken, err), asker.send(askerTimeout, word{Refused: err.Error()}, nil))
 	}
 	if err := asker.send(askerTimeout, word{Taken: true}, nil); err != nil {

@@ -255,7 +255,7 @@ func TestRudeAskers(t *testing.T) {
 }
 
 func TestNature(t *testing.T) {
-	own, err := natureOf("self")
+	own, err := natureOf(self)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestAssume(t *testing.T) {
 		}
 		directory, err := os.Getwd()
 		var files unix.Rlimit
-		status, statusErr := statusOf("self")
+		status, statusErr := statusOf(self)
 		if err := errors.Join(err, statusErr, unix.Getrlimit(unix.RLIMIT_FSIZE, &files)); err != nil {
 			t.Fatal(err)
 		}
@@ -309,7 +309,7 @@ func TestAssume(t *testing.T) {
 	if err := errors.Join(err, unix.Getrlimit(unix.RLIMIT_FSIZE, &files)); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
-	status, err := statusOf("self")
+	status, err := statusOf(self)
 	if err != nil {
 		t.Fatal(err)
 	}
