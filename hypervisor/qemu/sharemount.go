@@ -75,28 +75,39 @@ func inShare(daemon *child.Child, dir *sharedDir, f func() error) error {
 		return fmt.Errorf("root of virtiofsd: %w", err)
 	}
 	defer root.Close()
+	return onLastThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("leave the directories of the other threads: %w", err)
+		}
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter the mount namespace of virtiofsd: %w", err)
+		}
+		if err := errors.Join(unix.Fchdir(int(root.Fd())), unix.Chroot(".")); err != nil {
+			return fmt.Errorf("enter the root of virtiofsd: %w", err)
+		}
+		var got unix.Stat_t
+		if err := unix.Stat("/", &got); err != nil {
+			return fmt.Errorf("look at the root of virtiofsd: %w", err)
+		}
+		if got.Dev != dir.device || got.Ino != dir.inode {
+			return fmt.Errorf("the root of virtiofsd is not %s: %w", dir.path, errdefs.ErrFailedPrecondition)
+		}
+		return f()
+	})
+}
+
+// onLastThread calls f on a thread that ends with it, as what f makes of it is of no use to others. The first thread of a process does not
+// end, and /proc/self is what that one sees: f is not called there.
+func onLastThread(f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread is of no use to others any more
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("leave the directories of the other threads: %w", err)
-			}
-			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
-				return fmt.Errorf("enter the mount namespace of virtiofsd: %w", err)
-			}
-			if err := errors.Join(unix.Fchdir(int(root.Fd())), unix.Chroot(".")); err != nil {
-				return fmt.Errorf("enter the root of virtiofsd: %w", err)
-			}
-			var got unix.Stat_t
-			if err := unix.Stat("/", &got); err != nil {
-				return fmt.Errorf("look at the root of virtiofsd: %w", err)
-			}
-			if got.Dev != dir.device || got.Ino != dir.inode {
-				return fmt.Errorf("the root of virtiofsd is not %s: %w", dir.path, errdefs.ErrFailedPrecondition)
-			}
-			return f()
-		}()
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			result <- f()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		result <- onLastThread(f) // on another, as this one is held
 	}()
 	return <-result
 }
