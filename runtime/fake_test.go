@@ -424,6 +424,9 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{fakeGuest: newFakeGuest(), fakeMachine: newFakeMachine(), state: state, bundle: writeBundle(t, nil)}
 	t.Cleanup(func() {
+		if err := os.Remove(filepath.Join(state, turnsFile)); err != nil && !errors.Is(err, os.ErrNotExist) { // it stays for the next sandbox
+			t.Error(err)
+		}
 		nothingLeft(t, state)
 		if err := os.Remove(state); err != nil {
 			t.Error(err)
