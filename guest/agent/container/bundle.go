@@ -1,20 +1,22 @@
 package container
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/limpet-run/limpet/guest/protocol"
 )
 
-// parseSpec reads a container's specification and checks what everything here relies on.
-func parseSpec(raw json.RawMessage) (*specs.Spec, error) {
+// parseSpec reads a container's specification and checks what everything here relies on. It is read by the library that reads messages:
+// in an emulated guest, that of the language itself would be as much code again that has not run yet.
+func parseSpec(raw []byte) (*specs.Spec, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return nil, fmt.Errorf("specification: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -47,12 +49,12 @@ func hasNamespace(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
 
 // localize returns the specification with this guest's rootfs, control group and namespaces, with the user as he is known there, and the
 // terminal's size, and all else unchanged.
-func localize(raw json.RawMessage, rootfs, cgroup string, namespaces []specs.LinuxNamespace, user specs.User, size *protocol.Size,
+func localize(raw []byte, rootfs, cgroup string, namespaces []specs.LinuxNamespace, user specs.User, size *protocol.Size,
 ) ([]byte, error) {
-	return edit(raw, map[string]func(json.RawMessage) (json.RawMessage, error){
+	return edit(raw, map[string]func([]byte) ([]byte, error){
 		"root":  setter(map[string]any{"path": rootfs}),
 		"linux": setter(map[string]any{"cgroupsPath": cgroup, "namespaces": namespaces}),
-		"process": func(process json.RawMessage) (json.RawMessage, error) {
+		"process": func(process []byte) ([]byte, error) {
 			changes := map[string]any{"user": user}
 			if size != nil {
 				changes["consoleSize"] = boxOf(*size)
@@ -67,8 +69,8 @@ func boxOf(size protocol.Size) *specs.Box {
 }
 
 // edit changes some members of a JSON object.
-func edit(object json.RawMessage, edits map[string]func(json.RawMessage) (json.RawMessage, error)) (json.RawMessage, error) {
-	members := map[string]json.RawMessage{}
+func edit(object []byte, edits map[string]func([]byte) ([]byte, error)) ([]byte, error) {
+	members := map[string]jsontext.Value{}
 	if len(object) > 0 {
 		if err := json.Unmarshal(object, &members); err != nil {
 			return nil, fmt.Errorf("specification: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -85,12 +87,12 @@ func edit(object json.RawMessage, edits map[string]func(json.RawMessage) (json.R
 }
 
 // setter sets members of a JSON object.
-func setter(values map[string]any) func(json.RawMessage) (json.RawMessage, error) {
-	edits := make(map[string]func(json.RawMessage) (json.RawMessage, error), len(values))
+func setter(values map[string]any) func([]byte) ([]byte, error) {
+	edits := make(map[string]func([]byte) ([]byte, error), len(values))
 	for name, value := range values {
-		edits[name] = func(json.RawMessage) (json.RawMessage, error) { return json.Marshal(value) }
+		edits[name] = func([]byte) ([]byte, error) { return json.Marshal(value) }
 	}
-	return func(object json.RawMessage) (json.RawMessage, error) { return edit(object, edits) }
+	return func(object []byte) ([]byte, error) { return edit(object, edits) }
 }
 
 // writeBundle makes the container's directory a bundle with its specification.

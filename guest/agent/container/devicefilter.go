@@ -7,6 +7,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -25,6 +27,9 @@ type instruction struct {
 	value     int32
 }
 
+// instructionSize is an instruction's size in a program, in bytes.
+const instructionSize = 8
+
 // usualDeviceRules are what every container may do whatever its specification says, as with other OCI runtimes: make any node, and use the
 // usual devices, terminals and network tunnels.
 var usualDeviceRules = []specs.LinuxDeviceCgroup{
@@ -35,6 +40,16 @@ var usualDeviceRules = []specs.LinuxDeviceCgroup{
 
 func rule(kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
 	return specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: &major, Minor: &minor, Access: access}
+}
+
+// isUsual tells whether a rule allows nothing but what one of the usual rules does, which comes before it. Without such rules ordinary
+// containers have the same program, whoever has written their specification.
+func isUsual(r specs.LinuxDeviceCgroup) bool {
+	within := func(number, usual *int64) bool { return *usual < 0 || number != nil && *number == *usual }
+	return r.Allow && slices.ContainsFunc(usualDeviceRules, func(usual specs.LinuxDeviceCgroup) bool {
+		return r.Type == usual.Type && within(r.Major, usual.Major) && within(r.Minor, usual.Minor) && r.Access != "" &&
+			strings.Trim(r.Access, usual.Access) == ""
+	})
 }
 
 // Registers of the program.
@@ -59,7 +74,7 @@ func deviceFilter(rules []specs.LinuxDeviceCgroup) ([]instruction, error) {
 		{unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W, major | given<<4, 4, 0},
 		{unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W, minor | given<<4, 8, 0},
 	}
-	for _, r := range slices.Backward(slices.Concat(rules, usualDeviceRules)) {
+	for _, r := range slices.Backward(slices.Concat(slices.DeleteFunc(slices.Clone(rules), isUsual), usualDeviceRules)) {
 		part, err := devicePart(r)
 		if err != nil {
 			return nil, err
@@ -134,26 +149,11 @@ func devicePart(r specs.LinuxDeviceCgroup) ([]instruction, error) {
 
 // filterDevices gives the group a program that says which devices may be used in it.
 func (g cgroup) filterDevices(program []instruction) error {
-	var code []byte
-	for _, i := range program {
-		code = append(code, i.code, i.registers)
-		code = binary.NativeEndian.AppendUint16(code, uint16(i.offset))
-		code = binary.NativeEndian.AppendUint32(code, uint32(i.value))
-	}
-	license := []byte("Apache-2.0\x00")
-	load := struct { // the beginning of union bpf_attr
-		kind, count   uint32
-		code, license uint64
-	}{unix.BPF_PROG_TYPE_CGROUP_DEVICE, uint32(len(program)), address(code), address(license)}
-	var pins runtime.Pinner
-	defer pins.Unpin()
-	pins.Pin(unsafe.SliceData(code))
-	pins.Pin(unsafe.SliceData(license))
-	loaded, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
+	loaded, done, err := loadedFilters.load(program)
 	if err != nil {
 		return fmt.Errorf("load the rules for devices: %w", err)
 	}
-	defer unix.Close(loaded)
+	defer done()
 	dir, err := os.Open(string(g))
 	if err != nil {
 		return err
@@ -166,6 +166,54 @@ func (g cgroup) filterDevices(program []instruction) error {
 		return fmt.Errorf("attach the rules for devices: %w", err)
 	}
 	return nil
+}
+
+// filters are programs that the kernel has been given, by their code, for the next container with the same. To check one is a great deal
+// of code of the kernel's.
+type filters struct {
+	mu   sync.Mutex
+	kept map[string]int // descriptors
+}
+
+// maxFilters is how many are kept. Ordinary containers have one or two.
+const maxFilters = 8
+
+var loadedFilters = filters{kept: map[string]int{}}
+
+// load gives the kernel a program, if it does not have it. done is to be called when the descriptor is not used any more.
+func (f *filters) load(program []instruction) (fd int, done func(), err error) {
+	var code []byte
+	for _, i := range program {
+		code = append(code, i.code, i.registers)
+		code = binary.NativeEndian.AppendUint16(code, uint16(i.offset))
+		code = binary.NativeEndian.AppendUint32(code, uint32(i.value))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fd, ok := f.kept[string(code)]; ok {
+		return fd, func() {}, nil
+	}
+	if fd, err = loadFilter(code); err != nil {
+		return -1, nil, err
+	}
+	if len(f.kept) == maxFilters {
+		return fd, func() { unix.Close(fd) }, nil
+	}
+	f.kept[string(code)] = fd
+	return fd, func() {}, nil
+}
+
+func loadFilter(code []byte) (int, error) {
+	license := []byte("Apache-2.0\x00")
+	load := struct { // the beginning of union bpf_attr
+		kind, count   uint32
+		code, license uint64
+	}{unix.BPF_PROG_TYPE_CGROUP_DEVICE, uint32(len(code) / instructionSize), address(code), address(license)}
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(unsafe.SliceData(code))
+	pins.Pin(unsafe.SliceData(license))
+	return bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
 }
 
 func address(content []byte) uint64 {

@@ -1,11 +1,14 @@
 package container
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-run/limpet/guest/agent/agenttest"
 )
 
 // ask runs a device program as the kernel does.
@@ -82,6 +85,64 @@ func TestDeviceFilter(t *testing.T) {
 	for _, bad := range []specs.LinuxDeviceCgroup{{Type: "x"}, {Type: "c", Major: number(1 << 40)}} {
 		if _, err := deviceFilter([]specs.LinuxDeviceCgroup{bad}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+// TestUsualRules: rules that allow what every container may do anyway make no difference to the program.
+func TestUsualRules(t *testing.T) {
+	program := func(rules ...specs.LinuxDeviceCgroup) []instruction {
+		made, err := deviceFilter(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	denyAll := specs.LinuxDeviceCgroup{Access: "rwm"}
+	plain := program(denyAll)
+	for name, c := range map[string]struct {
+		rule specs.LinuxDeviceCgroup
+		same bool
+	}{
+		"null": {rule("c", 1, 3, "rwm"), true}, "to read it": {rule("c", 1, 3, "r"), true}, "any node": {rule("c", -1, -1, "m"), true},
+		"a terminal": {rule("c", 136, 7, "rw"), true}, "fuse": {rule("c", 10, 229, "rwm"), false}, "all of memory's": {rule("c", 1, -1, "r"), false},
+		"a disk": {rule("b", 1, 3, "rwm"), false}, "nothing": {rule("c", 1, 3, ""), false},
+		"null refused": {specs.LinuxDeviceCgroup{Type: "c", Access: "rwm"}, false},
+	} {
+		if got := slices.Equal(program(denyAll, c.rule), plain); got != c.same {
+			t.Errorf("%s: the same program: %v", name, got)
+		}
+	}
+}
+
+func TestLoadedFilters(t *testing.T) {
+	agenttest.NeedRoot(t)
+	f := filters{kept: map[string]int{}}
+	load := func(major int64) int {
+		program, err := deviceFilter([]specs.LinuxDeviceCgroup{rule("c", major, 0, "r")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, done, err := f.load(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done()
+		return fd
+	}
+	first := load(100)
+	if again := load(100); again != first {
+		t.Errorf("loaded again: %d, %d", first, again)
+	}
+	for major := range int64(2 * maxFilters) {
+		load(200 + major)
+	}
+	if len(f.kept) != maxFilters {
+		t.Errorf("%d are kept", len(f.kept))
+	}
+	for _, fd := range f.kept {
+		if err := unix.Close(fd); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -36,7 +35,7 @@ func (s *Set) Rehearse(ctx context.Context) error {
 }
 
 func (s *Set) rehearse(ctx context.Context, request uint64, terminal bool) error {
-	spec, err := edit(rehearsalSpec, map[string]func(json.RawMessage) (json.RawMessage, error){
+	spec, err := edit(rehearsalSpec, map[string]func([]byte) ([]byte, error){
 		"process": setter(map[string]any{"terminal": terminal}),
 	})
 	if err != nil {

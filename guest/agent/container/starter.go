@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -31,9 +30,9 @@ type launch struct {
 
 // first is what there is to a container's first process beside the process itself.
 type first struct {
-	spec   *specs.Spec     // the container's; its namespaces have this guest's paths, its user numbers
-	raw    json.RawMessage // the container's as it came
-	*parts                 // nil: it is not native that starts it
+	spec   *specs.Spec // the container's; its namespaces have this guest's paths, its user numbers
+	raw    []byte      // the container's as it came
+	*parts             // nil: it is not native that starts it
 }
 
 // launched is a process that was started.
