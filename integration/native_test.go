@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,5 +52,17 @@ func TestNativeStart(t *testing.T) {
 				s.wantExec(want, container, "sed", "-n", `s/^Seccomp:\t//p`, "/proc/self/status")
 			}
 		})
+	})
+}
+
+// TestRehearsal has a machine wait for its first container: it uses the time.
+func TestRehearsal(t *testing.T) {
+	eachLimpetMode(t, func(s *podScope) {
+		p := s.run(s.podConfig())
+		follow := s.startLimpet("logs", "--follow", p.ID)
+		for !strings.Contains(follow.line(), "the start of a container is rehearsed") {
+		}
+		follow.interrupt()
+		s.wantExec("ready", p.sleeper("app"), "echo", "ready")
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"time"
 
 	runc "github.com/containerd/go-runc"
 	"github.com/mdlayher/vsock"
@@ -109,6 +110,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
 	go machine.TrimCache(ctx, logger)
+	time.AfterFunc(idleTime, func() { rehearse(ctx, a.Containers(), container.NewSet(containerOptions(children, logger)), logger) })
 	serve(func() error { return a.Run(ctx) })
 	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
 	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
@@ -116,6 +118,22 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	serve(func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) })
 	serve(func() error { return requestsServer.Serve(socket) })
 	return <-failed
+}
+
+// idleTime is how long a machine waits for its first container until it is one that was made in advance. For a container that is to be
+// started at once its host has asked for less than that after the machine has come up.
+const idleTime = time.Second
+
+// rehearse rehearses the start of a container in a machine that does not have one yet.
+func rehearse(ctx context.Context, containers, rehearsals *container.Set, logger *slog.Logger) {
+	if containers.Used() {
+		return
+	}
+	if err := rehearsals.Rehearse(ctx); err != nil {
+		logger.Warn("the first container will start slowly", "error", err)
+		return
+	}
+	logger.Debug("the start of a container is rehearsed")
 }
 
 // containerOptions are those of all containers, whoever asks for them.

@@ -240,6 +240,9 @@ func TestRehearse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if checkID(rehearsalID) == nil {
+		t.Errorf("another container can be called %s", rehearsalID)
+	}
 	if len(h.set.containers)+len(h.set.requests) != 0 || len(h.notes()) != 0 {
 		t.Errorf("left: %v, %v; heard %q", h.set.containers, h.set.requests, h.notes())
 	}

@@ -20,11 +20,14 @@ var rehearsalSpec []byte
 // missing is what is said of the program.
 const missing = `executable file "/rehearsal" not found`
 
-// rehearsalID is the id of the container of a rehearsal: a run of it comes to all that a start does but for the program.
-const rehearsalID = "rehearsal"
+// rehearsalID is the id of the container of a rehearsal: a run of it comes to all that a start does but for the program. No other container
+// can have it.
+const rehearsalID = "~rehearsal"
 
-// Rehearse starts an ordinary container that has no program. What a processor does for the first time takes an emulator many times as
-// long as doing it again. It is for a machine that does not know of any container yet.
+// Rehearse starts an ordinary container that has no program. What this program and the kernel do for the first time takes longer than
+// doing it again, and an emulator many times as long. It is for when there is nothing else to do: before a machine becomes a template,
+// whose clones find what was set up; and in each machine that waits for its first container, since no emulator has what another one has
+// translated.
 func (s *Set) Rehearse(ctx context.Context) error {
 	for request, terminal := range []bool{false, true} {
 		if err := s.rehearse(ctx, uint64(request+1), terminal); err != nil {

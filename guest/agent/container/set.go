@@ -62,6 +62,7 @@ type Set struct {
 
 	mu         sync.Mutex
 	stopping   bool
+	used       bool        // there is or was a container
 	pod        *pod.Holder // nil: there is no pod
 	containers map[string]*Container
 	requests   map[uint64]*Container // every process id in use, and whose it is
@@ -133,7 +134,15 @@ func (s *Set) claim(id, rootfs string) (*Container, error) {
 		logger: s.Logger.With("container", id), settled: make(chan struct{}), processes: map[uint64]*Process{},
 	}
 	s.containers[id] = c
+	s.used = true
 	return c, nil
+}
+
+// Used tells whether there is a container, or was one.
+func (s *Set) Used() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // Mount mounts the host's file share, if that is not done yet.
