@@ -42,6 +42,8 @@
 //
 // The sandbox outlives it: its containers go on.
 //
+// Sandboxes whose machines are started at the same time take turns, over all processes of the host (see turns).
+//
 // What holds throughout:
 //   - A process that started ends exactly once: with what the agent says, or with 255, "vm lost", if the machine ends first.
 //   - A machine whose agent can never be reached again is ended.

@@ -19,7 +19,7 @@ const (
 	// startsPerProcessor is how many sandboxes start at the same time for each of the host's processors: while one waits another one works.
 	startsPerProcessor = 2
 	// turnPatience is after what time a sandbox starts in any case: it may wait for starts that hang, and is not to fail for them.
-	turnPatience = time.Minute
+	turnPatience = 2 * time.Minute
 	// turnPoll is how often the next in line looks for a turn that is free. It is the only one who does.
 	turnPoll = 10 * time.Millisecond
 	// turnsFile is in the directory of the sandboxes' directories. Who has a turn has a lock of a byte of it, and gives it back in dying. The
