@@ -70,10 +70,7 @@ func playSpare(role, stateDir string) error {
 	if err != nil {
 		return err
 	}
-	select { // it serves, until it is killed
-	case <-time.After(time.Minute):
-	}
-	return socket.Close()
+	return errors.Join(unix.Pause(), socket.Close()) // it serves, until it is killed
 }
 
 // newStateDir makes a state directory with an empty pool, short enough for sockets.
