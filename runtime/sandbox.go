@@ -149,7 +149,7 @@ func (s *Sandbox) identify(options SandboxOptions, began time.Time) {
 	s.id, s.namespace, s.observer, s.began, s.parts = options.ID, options.Namespace, options.Observer, began, nil
 	var before *trace
 	if len(options.Before) > 0 {
-		before = &trace{began: options.Before[0].Began, stages: options.Before}
+		before = &trace{began: options.Before[0].Began, ended: began, stages: options.Before}
 		s.began = before.began
 	}
 	s.mu.Unlock()

@@ -108,6 +108,7 @@ type Stage struct {
 // trace measures the stages of a part.
 type trace struct {
 	began time.Time
+	ended time.Time // zero: it goes on
 
 	mu     sync.Mutex
 	stages []Stage
@@ -145,7 +146,11 @@ func (t *trace) part(name string, sandboxBegan time.Time) TracePart {
 	span := func(began, ended time.Time) Span {
 		return Span{BeginMS: milliseconds(began.Sub(sandboxBegan)), MS: milliseconds(ended.Sub(began))}
 	}
-	part := TracePart{Name: name, Span: span(t.began, time.Now()), Stages: []TraceStage{}}
+	ended := t.ended
+	if ended.IsZero() {
+		ended = time.Now()
+	}
+	part := TracePart{Name: name, Span: span(t.began, ended), Stages: []TraceStage{}}
 	for _, stage := range t.stages {
 		part.Stages = append(part.Stages, TraceStage{stage.Name, span(stage.Began, stage.Ended)})
 	}
