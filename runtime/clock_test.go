@@ -25,7 +25,8 @@ func TestSettleClock(t *testing.T) {
 		{"at once", swift, nil, 0, false},
 		{"the second time", slow, []time.Duration{swift}, 1, false},
 		{"the third time", slow, []time.Duration{slow, swift}, 2, false},
-		{"never", slow, []time.Duration{slow}, clockTries, true},
+		{"later", slow, []time.Duration{slow, slow, slow, slow, slow, slow, swift}, clockTries + 2, false},
+		{"never", slow, []time.Duration{slow}, clockTries + lateClockTries, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -42,7 +43,10 @@ func TestSettleClock(t *testing.T) {
 				}
 				var log bytes.Buffer
 				s := &Sandbox{guest: guest, lost: make(chan struct{}), log: slog.New(slog.NewTextHandler(&log, nil))}
-				if s.settleClock(t.Context()); count != test.want {
+				s.settleClock(t.Context())
+				time.Sleep(2 * lateClockTries * clockPause)
+				synctest.Wait()
+				if count != test.want {
 					t.Errorf("%d settings, want %d", count, test.want)
 				}
 				if warned := strings.Contains(log.String(), "may be behind"); warned != test.warned {
