@@ -36,10 +36,15 @@ const (
 // clonesOnly begins a test of clones. A run in which all sandboxes boot has none.
 func clonesOnly(t *testing.T) *scope {
 	t.Helper()
+	skipWithoutTemplates(t)
+	return limpetOnly(t)
+}
+
+func skipWithoutTemplates(t *testing.T) {
+	t.Helper()
 	if os.Getenv(harness.TemplatesVariable) == "off" {
 		t.Skip("this run is without templates")
 	}
-	return limpetOnly(t)
 }
 
 // useTemplates has the containers to come be clones of templates of their own, and returns the directory of these, which is not there yet.

@@ -27,9 +27,10 @@ type poolService struct {
 	ended chan struct{}
 }
 
-// pool starts a pool that ends with the test, and waits until it is full.
+// pool starts a pool that ends with the test, and waits until it is full. What it keeps are clones, which a run without templates has none of.
 func (s *scope) pool(size int) *poolService {
 	s.Helper()
+	skipWithoutTemplates(s.T)
 	cmd := daemon.Command(context.Background(), daemon.Build.Path("bin/limpet"), "pool", "--config", daemon.ConfigPath(), "--size", fmt.Sprint(size))
 	cmd.Env = append(os.Environ(), "TMPDIR="+daemon.Dir)
 	log, err := cmd.StderrPipe()
