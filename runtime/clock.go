@@ -48,9 +48,15 @@ func (s *Sandbox) settleClockLate() {
 // setClock sets the guest's clock and returns how long that took. What keeps the guest from it shows elsewhere.
 func (s *Sandbox) setClock(ctx context.Context) time.Duration {
 	began := time.Now()
-	if _, err := s.call(ctx, callTimeout, protocol.SetClock{UnixNano: began.UnixNano()}); err != nil {
+	if err := s.sendClock(ctx); err != nil {
 		s.log.Debug("the guest's clock is not set", "error", err)
 		return callTimeout
 	}
 	return time.Since(began)
+}
+
+// sendClock tells the guest what time it is.
+func (s *Sandbox) sendClock(ctx context.Context) error {
+	_, err := s.call(ctx, callTimeout, protocol.SetClock{UnixNano: time.Now().UnixNano()})
+	return err
 }

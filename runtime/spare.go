@@ -7,12 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/runtime/cgroup"
 	"github.com/limpet-run/limpet/runtime/config"
@@ -215,10 +213,7 @@ func misfit(made, wanted config.Config) string {
 func (s *Sandbox) rouse(ctx context.Context, plan machinePlan) error {
 	defer plan.times.stage("rouse")()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		_, err := s.call(ctx, callTimeout, protocol.SetClock{UnixNano: time.Now().UnixNano()})
-		return err
-	})
+	group.Go(func() error { return s.sendClock(ctx) })
 	group.Go(func() error {
 		defer plan.times.stage("move")()
 		return s.moveMachine(plan.cgroup)

@@ -100,7 +100,8 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		return err
 	}
 	name := rand.Text()
-	if err := park(ctx, children, logger); err != nil {
+	rehearsals := container.NewSet(containerOptions(children, logger))
+	if err := park(ctx, rehearsals); err != nil {
 		return err
 	}
 	cid, err := device.AwaitCID(ctx)
@@ -110,7 +111,7 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
 	go machine.TrimCache(ctx, logger)
-	time.AfterFunc(idleTime, func() { rehearse(ctx, a.Containers(), container.NewSet(containerOptions(children, logger)), logger) })
+	time.AfterFunc(idleTime, func() { rehearse(ctx, a.Containers(), rehearsals, logger) })
 	serve(func() error { return a.Run(ctx) })
 	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
 	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
@@ -149,7 +150,7 @@ func containerOptions(children *reaper.Reaper, logger *slog.Logger) container.Op
 
 // park stops the machine, if it is to become a template. It returns in every clone of it. What a clone would do for the first time is done
 // before.
-func park(ctx context.Context, children *reaper.Reaper, logger *slog.Logger) error {
+func park(ctx context.Context, rehearsals *container.Set) error {
 	asked, err := machine.ParkAsked()
 	if err != nil || !asked {
 		return err
@@ -157,8 +158,8 @@ func park(ctx context.Context, children *reaper.Reaper, logger *slog.Logger) err
 	if err := errors.Join(protocol.GuestMessages.Prepare(), protocol.AgentResponses.Prepare()); err != nil {
 		return err
 	}
-	if err := container.NewSet(containerOptions(children, logger)).Rehearse(ctx); err != nil {
-		return fmt.Errorf("rehearse the start of a container: %w", err)
+	if err := rehearsals.Rehearse(ctx); err != nil {
+		return err
 	}
 	// What is saved is copied for each clone.
 	debug.FreeOSMemory()

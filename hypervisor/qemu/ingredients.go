@@ -47,13 +47,7 @@ type fileMark struct {
 	Modified int64 `json:"modified_unix_nano"`
 }
 
-func markOf(file *os.File) (fileMark, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return fileMark{}, err
-	}
-	return fileMark{info.Size(), info.ModTime().UnixNano()}, nil
-}
+func markOf(file os.FileInfo) fileMark { return fileMark{file.Size(), file.ModTime().UnixNano()} }
 
 // openMarked opens a file that is as it was marked, and ours alone.
 func openMarked(path string, want fileMark) (*os.File, error) {
@@ -78,7 +72,7 @@ func checkMark(file *os.File, want fileMark) error {
 		return err
 	}
 	owner := info.Sys().(*syscall.Stat_t).Uid
-	switch have := (fileMark{info.Size(), info.ModTime().UnixNano()}); {
+	switch have := markOf(info); {
 	case owner != uint32(os.Geteuid()):
 		return fmt.Errorf("belongs to the user %d", owner)
 	case info.Mode().Perm()&0o077 != 0:

@@ -87,7 +87,11 @@ func create(path string, fill func(*os.File) error) (mark fileMark, err error) {
 	if err := fill(file); err != nil {
 		return fileMark{}, err
 	}
-	return markOf(file)
+	info, err := file.Stat()
+	if err != nil {
+		return fileMark{}, err
+	}
+	return markOf(info), nil
 }
 
 // migrate has QEMU write its state to the file ("migrate") or take it from there ("migrate-incoming"). Shared memory is left out
