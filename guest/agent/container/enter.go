@@ -46,7 +46,10 @@ func (w *way) enter(ctx context.Context) error {
 		defer tty.Close()
 	}
 	w.plan.Streams(files, init)
-	w.plan.Hold()
+	scored := w.process.OOMScoreAdj != nil
+	if scored {
+		w.plan.Hold()
+	}
 	w.joinPIDs(init)
 	if w.container.native != nil && w.container.native.filter != nil && !w.process.NoNewPrivileges {
 		w.divide() // a filter that has to come before the end of privileges may forbid it
@@ -63,18 +66,25 @@ func (w *way) enter(ctx context.Context) error {
 		return err
 	}
 	w.claim(pid)
-	if err := w.plan.AwaitHold(ctx); err != nil {
-		return err
-	}
-	if err := setScore(proc, pid, w.process); err != nil {
-		return err
-	}
-	if err := w.plan.Proceed(); err != nil {
-		return err
+	if scored {
+		if err := w.scoreHeld(ctx, proc); err != nil {
+			return err
+		}
 	}
 	err = w.plan.Await(ctx)
 	w.claimDivided()
 	return err
+}
+
+// scoreHeld sets the out-of-memory score of the process, which waits for that. proc is a directory with the processes by their ids.
+func (w *way) scoreHeld(ctx context.Context, proc *os.File) error {
+	if err := w.plan.AwaitHold(ctx); err != nil {
+		return err
+	}
+	if err := setScore(proc, w.child.Pid(), w.process); err != nil {
+		return err
+	}
+	return w.plan.Proceed()
 }
 
 // startIn starts the process in the container's control group. If that takes none, because the container has made groups of its own below
@@ -125,8 +135,5 @@ func (w *way) joinPIDs(namespace int) {
 }
 
 // divide has the process go on as another one in the PID namespace that it has joined. Nobody there has seen it before, and whoever may
-// trace it from then on finds nothing of the agent's in it.
-func (w *way) divide() {
-	w.plan.Forget()
-	w.plan.Divide(0)
-}
+// trace it finds nothing of the agent's in it.
+func (w *way) divide() { w.plan.Divide(0) }

@@ -29,10 +29,8 @@ type Plan struct {
 
 // list is the calls, of which there are so many.
 type list struct {
-	count  int
-	forget int // where those of Forget are
-	gaps   int // and how many; 0: there are none
-	calls  [maxCalls]call
+	count int
+	calls [maxCalls]call
 }
 
 // call is a system call to be made. Its layout is no other program's business.
@@ -55,7 +53,7 @@ const (
 )
 
 const (
-	// maxCalls is far more than a program's start takes: a hundred, and as many for signals.
+	// maxCalls is far more than a program's start takes: a hundred.
 	maxCalls = 512
 	// slack is room for what calls point to beside texts, in bytes.
 	slack = 64 << 10
@@ -68,7 +66,7 @@ func New(room int) *Plan {
 		p.err = fmt.Errorf("prepare a new process: %w", p.err)
 		return p
 	}
-	p.signals()
+	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, sizeofSigset)), 0, sizeofSigset)
 	return p
 }
 
@@ -181,18 +179,6 @@ func (p *Plan) Call(name string, number uintptr, args ...uintptr) {
 
 // CallIfPossible adds a system call whose failure is of no account.
 func (p *Plan) CallIfPossible(number uintptr, args ...uintptr) { p.add("", number, may, 0, args...) }
-
-// signals has the process, in which all signals are blocked at first, forget this one's handlers.
-func (p *Plan) signals() {
-	const last = 64
-	action := p.Bytes(make([]byte, 4*unsafe.Sizeof(uintptr(0)))) // struct sigaction: the default
-	for signal := unix.Signal(1); signal <= last; signal++ {
-		if signal != unix.SIGKILL && signal != unix.SIGSTOP {
-			p.Call("reset a signal", unix.SYS_RT_SIGACTION, uintptr(signal), action, 0, sizeofSigset)
-		}
-	}
-	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, sizeofSigset)), 0, sizeofSigset)
-}
 
 // Streams makes the process's standard streams of descriptors of this process's, and closes its others but for those to be kept until it
 // is a program. It is the plan's first step.

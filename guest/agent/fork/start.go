@@ -28,7 +28,8 @@ func (p *Plan) Start(cgroup int, flags uint64) (pid int, err error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	arguments := cloneArgs{flags: flags, exitSignal: uint64(unix.SIGCHLD)}
+	// All signals are blocked at first in the process, and none has a handler.
+	arguments := cloneArgs{flags: flags | unix.CLONE_CLEAR_SIGHAND, exitSignal: uint64(unix.SIGCHLD)}
 	if cgroup >= 0 {
 		arguments.flags |= unix.CLONE_INTO_CGROUP
 		arguments.cgroup = uint64(cgroup)
@@ -37,15 +38,30 @@ func (p *Plan) Start(cgroup int, flags uint64) (pid int, err error) {
 	if err := setMask(&all, &before); err != nil {
 		return 0, err
 	}
-	syscall.ForkLock.Lock() // a descriptor that is not to be inherited yet
-	child, errno := fork(&arguments, p.list)
-	syscall.ForkLock.Unlock()
-	err = setMask(&before, nil)
+	pid, err = p.fork(&arguments)
+	if err = errors.Join(err, setMask(&before, nil)); err == nil {
+		p.closeTheirs()
+	}
+	return pid, err
+}
+
+// fork makes the process, without most of this one's memory.
+func (p *Plan) fork(arguments *cloneArgs) (int, error) {
+	withheld := p.withheld()
+	// Nobody else makes a process now, which may be one that needs the memory, or has a descriptor that is not to be inherited.
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	if err := advise(withheld, unix.MADV_DONTFORK); err != nil {
+		return 0, errors.Join(err, advise(withheld, unix.MADV_DOFORK))
+	}
+	pid, errno := fork(arguments, p.list, len(withheld) != 0)
+	if err := advise(withheld, unix.MADV_DOFORK); err != nil {
+		return int(pid), err
+	}
 	if errno != 0 {
 		return 0, fmt.Errorf("fork: %w", errno)
 	}
-	p.closeTheirs()
-	return int(child), err
+	return int(pid), nil
 }
 
 // setMask sets the signals that the calling thread does not take.
@@ -62,22 +78,29 @@ func setMask(mask, before *sigset) error {
 const stackRoom = 512
 
 // fork makes the process. In it, it does not return. What comes after the fork must not need the runtime: it grows no stack, allocates
-// nothing and writes no pointer.
+// nothing and writes no pointer. alone: the process has nothing of this one's memory but what it executes, the list and, by this
+// function's doing, the stack around its frame.
 //
 //go:norace
 //go:nosplit
 //go:noinline
 //go:nocheckptr
-func fork(arguments *cloneArgs, calls *list) (pid uintptr, errno syscall.Errno) {
+func fork(arguments *cloneArgs, calls *list, alone bool) (pid uintptr, errno syscall.Errno) {
 	var frame byte // from here on the stack stays where it is
 	here := uintptr(unsafe.Pointer(&frame))
-	calls.keepStack(here)
+	if alone {
+		low, high := stackAround(here)
+		if _, _, errno := syscall.RawSyscall(unix.SYS_MADVISE, low, high-low, unix.MADV_DOFORK); errno != 0 {
+			return 0, errno
+		}
+	}
 	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(arguments)), unsafe.Sizeof(*arguments), 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	if calls.gaps != 0 {
-		for old := stackRoom; old < int(here-stackBelow(here)); old++ { // the remains of earlier calls
+	if alone {
+		low, _ := stackAround(here)
+		for old := stackRoom; old < int(here-low); old++ { // the remains of earlier calls
 			*(*byte)(unsafe.Add(unsafe.Pointer(&frame), -old)) = 0
 		}
 	}
