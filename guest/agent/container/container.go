@@ -61,6 +61,8 @@ type Container struct {
 	execs     int                 // execs being started
 	oomKills  uint64              // reported
 
+	absences absences // of programs that were executed in it
+
 	oomEvents *changes // set while it runs, nil without a memory controller
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -245,5 +246,9 @@ func (w *way) exec() {
 		w.filterCalls()
 	}
 	env := withHome(w.process.Env, w.process.User.UID)
-	w.plan.Exec(candidates(w.process.Args[0], env), w.process.Args, env)
+	files := candidates(w.process.Args[0], env)
+	if w.first == nil { // else nothing is known yet
+		files = w.container.absences.skip(files, time.Now())
+	}
+	w.plan.Exec(files, w.process.Args, env)
 }
