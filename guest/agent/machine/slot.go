@@ -37,11 +37,16 @@ func enableSlots(files []string) error {
 	return nil
 }
 
-// FindDevices has the kernel look for devices that are new in the slots, and take them into use.
+// FindDevices has the kernel look for devices that are new in the slots, and take them into use. Of a slot in which there is nothing it
+// could not know without giving it addresses.
 func FindDevices() error {
 	files, err := slots()
 	for _, file := range files {
-		err = errors.Join(err, os.WriteFile(file, []byte(look), 0))
+		taken, takenErr := occupied(filepath.Join(file, "../../.."))
+		if taken {
+			takenErr = os.WriteFile(file, []byte(look), 0)
+		}
+		err = errors.Join(err, takenErr)
 	}
 	if err != nil {
 		return fmt.Errorf("look for new devices: %w", err)
@@ -49,13 +54,32 @@ func FindDevices() error {
 	return nil
 }
 
+// occupied tells whether there is a device in the slot of a port, which is named by its directory in sysfs.
+func occupied(port string) (bool, error) {
+	config, err := os.Open(filepath.Join(port, "config"))
+	if err != nil {
+		return false, err
+	}
+	defer config.Close()
+	express, err := findExpress(config)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", port, err)
+	}
+	var status [2]byte
+	_, err = config.ReadAt(status[:], express+slotStatus)
+	return binary.LittleEndian.Uint16(status[:])&present != 0, err
+}
+
 // Parts of a PCI Express port's configuration space (PCI Express Base Specification, 7.5): where its list of capabilities begins, the
-// identifier of the one of PCI Express, the place in it of the slot's control, and the bits there that turn power and its light off.
+// identifier of the one of PCI Express, the places in it of the slot's control and status, the bits of the one that turn power and its
+// light off, and the bit of the other that a device sets.
 const (
 	capabilitiesPointer = 0x34
 	expressCapability   = 0x10
 	slotControl         = 0x18
+	slotStatus          = 0x1a
 	powerOff            = 0x0400 | 0x0300
+	present             = 0x0040
 	// maxCapabilities is how many fit into the 256 bytes.
 	maxCapabilities = 48
 )
@@ -76,33 +100,33 @@ func Eject(virtioDevice string) error {
 		return fmt.Errorf("eject a device: %w", err)
 	}
 	defer config.Close()
-	if err := turnOff(config); err != nil {
+	express, err := findExpress(config)
+	if err == nil {
+		_, err = config.WriteAt(binary.LittleEndian.AppendUint16(nil, powerOff), express+slotControl)
+	}
+	if err != nil {
 		return fmt.Errorf("eject a device: turn its slot off: %w", err)
 	}
 	return nil
 }
 
-// turnOff turns the slot off whose port has this configuration space.
-func turnOff(config interface {
-	io.ReaderAt
-	io.WriterAt
-}) error {
+// findExpress returns the place of the capability of PCI Express in a port's configuration space.
+func findExpress(config io.ReaderAt) (int64, error) {
 	var next [1]byte
 	if _, err := config.ReadAt(next[:], capabilitiesPointer); err != nil {
-		return err
+		return 0, err
 	}
 	for range maxCapabilities {
 		var head [2]byte // identifier, place of the next
 		if _, err := config.ReadAt(head[:], int64(next[0])); err != nil {
-			return err
+			return 0, err
 		}
 		if head[0] == expressCapability {
-			_, err := config.WriteAt(binary.LittleEndian.AppendUint16(nil, powerOff), int64(next[0])+slotControl)
-			return err
+			return int64(next[0]), nil
 		}
 		if next[0] = head[1]; next[0] == 0 {
 			break
 		}
 	}
-	return errors.New("its port is none of PCI Express")
+	return 0, errors.New("the port is none of PCI Express")
 }
