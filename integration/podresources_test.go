@@ -107,7 +107,7 @@ func TestPodResize(t *testing.T) {
 	eachLimpetMode(t, func(s *podScope) {
 		p := s.run(s.podConfig())
 		container := p.limited("elastic", resources(128, 1))
-		for _, limits := range []*cri.LinuxContainerResources{resources(512, 2), resources(256, 1)} {
+		for _, limits := range []*cri.LinuxContainerResources{resources(512, 3), resources(256, 1)} {
 			_, err := daemon.Pods.UpdateContainerResources(s.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: container, Linux: limits})
 			s.must(err)
 			want := fmt.Sprintf("%d %d %d", limits.MemoryLimitInBytes, limits.CpuQuota, limits.CpuPeriod)
@@ -119,7 +119,7 @@ func TestPodResize(t *testing.T) {
 				continue
 			}
 			// It can use what it has got.
-			p.wantExec("2", container, "nproc")
+			p.wantExec("3", container, "nproc")
 			s.execSync(container, "dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1")
 		}
 	})

@@ -80,7 +80,7 @@ func (c container) wantMachine(when string, processors, least, most int) {
 func TestMachineFollowsContainers(t *testing.T) {
 	s := limpetOnly(t)
 	first := s.sleeper()
-	first.wantMachine("at the start", 1, 150, 256)
+	first.wantMachine("at the start", 2, 150, 256)
 	second := first.joined("--cpus", "4", "--memory-limit", "2147483648")
 	for _, c := range []container{first, second} {
 		c.wantMachine("with a second container", 4, 2048, 2048+384)
@@ -98,9 +98,9 @@ func TestMachineFollowsContainers(t *testing.T) {
 // TestMachineBounds has a container that asks for more than the configuration lets a machine have.
 func TestMachineBounds(t *testing.T) {
 	s := limpetOnly(t)
-	s.configure(map[string]any{"vm": map[string]any{"max_vcpus": 2, "max_memory_mib": 512}})
-	c := s.sleeper("--cpus", "3", "--memory-limit", "2147483648")
-	c.wantMachine("bounded", 2, 400, 512)
+	s.configure(map[string]any{"vm": map[string]any{"max_vcpus": 3, "max_memory_mib": 512}})
+	c := s.sleeper("--cpus", "4", "--memory-limit", "2147483648")
+	c.wantMachine("bounded", 3, 400, 512)
 }
 
 // update asks containerd to change the container's limits.

@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
+	"strconv"
 	"time"
 
 	runc "github.com/containerd/go-runc"
@@ -55,21 +55,17 @@ func main() {
 
 // run is the machine's life: it returns when the host has stopped it.
 func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
-	if err := machine.Setup(); err != nil {
-		return fmt.Errorf("set the machine up: %w", err)
-	}
-	// The kernel gave init what it made of its command line, which is nobody else's.
-	os.Clearenv()
-	if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+	if err := setUp(); err != nil {
 		return err
 	}
 	listeners, err := listen(protocol.StreamPort, protocol.WorkloadPort, protocol.LogPort, protocol.RequestPort)
 	if err != nil {
 		return err
 	}
-	failed := make(chan error)
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	serve := func(serve func() error) {
-		go func() { failed <- serve() }()
+		go func() { fail(serve()) }()
 	}
 	children := reaper.New()
 	runc.Monitor = children.Monitor()
@@ -100,8 +96,13 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		return err
 	}
 	name := rand.Text()
-	rehearsals := container.NewSet(containerOptions(children, logger))
-	if err := park(ctx, rehearsals); err != nil {
+	go machine.TrimCache(ctx, logger)
+	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
+	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
+	serve(func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) })
+	serve(func() error { return requestsServer.Serve(socket) })
+	rehearsal := newRehearsal(containerOptions(children, logger), logger)
+	if err := park(ctx, rehearsal); err != nil {
 		return err
 	}
 	cid, err := device.AwaitCID(ctx)
@@ -109,32 +110,24 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 		return err
 	}
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
-	a.Identify(agent.Identity{BootID: fmt.Sprint(name, "-", cid), CID: cid})
-	go machine.TrimCache(ctx, logger)
-	time.AfterFunc(idleTime, func() { rehearse(ctx, a.Containers(), rehearsals, logger) })
-	serve(func() error { return a.Run(ctx) })
-	serve(func() error { return server.Serve(listeners[protocol.StreamPort]) })
-	serve(func() error { return log.Serve(listeners[protocol.LogPort], logs.OpenKernel) })
+	a.Identify(agent.Identity{BootID: name + "-" + strconv.FormatUint(uint64(cid), 10), CID: cid})
+	time.AfterFunc(idleTime, func() { rehearsal.whenIdle(ctx, a.Containers()) })
+	go a.Containers().Mount(ctx)
 	serve(func() error { return a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) })
-	serve(func() error { return requestsServer.Serve(listeners[protocol.RequestPort]) })
-	serve(func() error { return requestsServer.Serve(socket) })
-	return <-failed
+	if err := a.Run(ctx); err != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
 }
 
-// idleTime is how long a machine waits for its first container until it is one that was made in advance. For a container that is to be
-// started at once its host has asked for less than that after the machine has come up.
-const idleTime = time.Second
-
-// rehearse rehearses the start of a container in a machine that does not have one yet.
-func rehearse(ctx context.Context, containers, rehearsals *container.Set, logger *slog.Logger) {
-	if containers.Used() {
-		return
+// setUp makes the machine one that programs can run in.
+func setUp() error {
+	if err := machine.Setup(); err != nil {
+		return fmt.Errorf("set the machine up: %w", err)
 	}
-	if err := rehearsals.Rehearse(ctx); err != nil {
-		logger.Warn("the first container will start slowly", "error", err)
-		return
-	}
-	logger.Debug("the start of a container is rehearsed")
+	// The kernel gave init what it made of its command line, which is nobody else's.
+	os.Clearenv()
+	return os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 // containerOptions are those of all containers, whoever asks for them.
@@ -146,27 +139,6 @@ func containerOptions(children *reaper.Reaper, logger *slog.Logger) container.Op
 		Unmount:    func() error { return machine.Unmount(protocol.ShareDir) },
 		Crun:       crunPath,
 	}
-}
-
-// park stops the machine, if it is to become a template. It returns in every clone of it. What a clone would do for the first time is done
-// before.
-func park(ctx context.Context, rehearsals *container.Set) error {
-	asked, err := machine.ParkAsked()
-	if err != nil || !asked {
-		return err
-	}
-	if err := errors.Join(protocol.GuestMessages.Prepare(), protocol.AgentResponses.Prepare()); err != nil {
-		return err
-	}
-	if err := rehearsals.Rehearse(ctx); err != nil {
-		return err
-	}
-	// What is saved is copied for each clone.
-	debug.FreeOSMemory()
-	if err := machine.ZeroFree(); err != nil {
-		return err
-	}
-	return machine.Park()
 }
 
 // requestServer serves machine requests.

@@ -402,3 +402,31 @@ func TestAnswersRecordIsBounded(t *testing.T) {
 		t.Error("call id 0 is taken")
 	}
 }
+
+// TestRehearsal has a session with a host that is only a script.
+func TestRehearsal(t *testing.T) {
+	f := newFixture(t)
+	understudy := New(Options{Version: "test", Machine: f.machine, Logger: slog.New(slog.DiscardHandler), Containers: container.Options{
+		Logger: slog.New(slog.DiscardHandler), MountShare: func(context.Context) error { return nil },
+	}})
+	for range 2 {
+		rehearse, err := understudy.PrepareRehearsal(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := rehearse(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if f.machine.entropy == "" {
+		t.Errorf("the machine was not told: %+v", f.machine)
+	}
+	understudy.token = "another"
+	rehearse, err := understudy.PrepareRehearsal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rehearse(t.Context()); !errors.Is(err, errdefs.ErrUnauthenticated) {
+		t.Errorf("with a host that is not let in: %v", err)
+	}
+}
