@@ -1,11 +1,8 @@
 package integration
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -22,30 +19,17 @@ import (
 // poolService is a `limpet pool` of the run.
 type poolService struct {
 	*scope
-	*exec.Cmd
-	lines chan string // of its log
-	ended chan struct{}
+	*harness.Pool
 }
 
 // pool starts a pool that ends with the test, and waits until it is full. What it keeps are clones, which a run without templates has none of.
 func (s *scope) pool(size int) *poolService {
 	s.Helper()
 	skipWithoutTemplates(s.T)
-	cmd := daemon.Command(context.Background(), daemon.Build.Path("bin/limpet"), "pool", "--config", daemon.ConfigPath(), "--size", fmt.Sprint(size))
-	cmd.Env = append(os.Environ(), "TMPDIR="+daemon.Dir)
-	log, err := cmd.StderrPipe()
+	service, err := daemon.StartPool(size, func(line string) { s.Log("pool: ", line) })
 	s.must(err)
-	s.must(cmd.Start())
-	p := &poolService{s, cmd, make(chan string, 1000), make(chan struct{})}
-	go func() {
-		defer close(p.ended)
-		defer close(p.lines)
-		for lines := bufio.NewScanner(log); lines.Scan(); {
-			s.Log("pool: ", lines.Text())
-			p.lines <- lines.Text()
-		}
-	}()
-	s.Cleanup(p.end)
+	s.Cleanup(service.End)
+	p := &poolService{s, service}
 	p.full(size)
 	return p
 }
@@ -53,31 +37,7 @@ func (s *scope) pool(size int) *poolService {
 // full waits until so many spares wait.
 func (p *poolService) full(size int) {
 	p.Helper()
-	for {
-		select {
-		case line, ok := <-p.lines:
-			if !ok {
-				p.Fatal("the pool has ended")
-			}
-			if strings.Contains(line, "a spare waits") && strings.HasSuffix(line, fmt.Sprint("spares=", size)) {
-				return
-			}
-			if strings.Contains(line, "level=ERROR") {
-				p.Error(line)
-			}
-		case <-p.ctx.Done():
-			p.Fatal("the pool does not fill up")
-		}
-	}
-}
-
-// end ends the service, if it has not ended, and waits for it and its spares.
-func (p *poolService) end() {
-	p.Process.Signal(unix.SIGTERM) // it may have ended
-	for range p.lines {            // whatever it says
-	}
-	<-p.ended
-	p.Wait()
+	p.must(p.AwaitSpare(p.ctx, size))
 }
 
 // spares are those that wait.
@@ -87,9 +47,6 @@ func (s *scope) spares() []limpet.SpareInfo {
 	s.limpetJSON(&spares, "pool", "status", "--json")
 	return spares
 }
-
-// takenServers counts the servers that the pool has given so far.
-func takenServers() int { return strings.Count(daemon.Log(), "server taken from the pool") }
 
 // different fails a test in which two of the values are equal.
 func different(t *testing.T, what string, values []string) {
@@ -111,7 +68,7 @@ func TestPool(t *testing.T) {
 	if list := s.limpet("ps"); strings.Contains(list.Stdout, "spare") {
 		t.Errorf("limpet ps lists a spare:\n%s", list.Stdout)
 	}
-	before := takenServers()
+	before := daemon.TakenServers()
 	var random, boots []string
 	for range 3 {
 		words := strings.Fields(s.output(nil, "sh", "-c",
@@ -125,7 +82,7 @@ func TestPool(t *testing.T) {
 	}
 	different(t, "/dev/urandom", random)
 	different(t, "boot ids", boots)
-	if taken := takenServers() - before; taken != 3 {
+	if taken := daemon.TakenServers() - before; taken != 3 {
 		t.Errorf("%d of 3 came from the pool", taken)
 	}
 
@@ -140,7 +97,7 @@ func TestPool(t *testing.T) {
 			})
 		}
 		group.Wait()
-		if taken := takenServers() - before; taken < 4 {
+		if taken := daemon.TakenServers() - before; taken < 4 {
 			t.Errorf("%d of 8 came from the pool", taken)
 		}
 		var cids, tokens []string
@@ -177,10 +134,10 @@ func TestPoolPod(t *testing.T) {
 	eachLimpetMode(t, func(s *podScope) {
 		t := s.T
 		s.pool(1)
-		before := takenServers()
+		before := daemon.TakenServers()
 		p := s.run(s.podConfig())
 		container := p.start(harness.ContainerConfig("app", "sh", "-c", "mkdir /www; echo ebb >/www/index.html; exec httpd -f -h /www"))
-		if takenServers() != before+1 {
+		if daemon.TakenServers() != before+1 {
 			t.Error("the pod's server is not from the pool")
 		}
 		p.wantExec(p.Config.Hostname, container, "hostname")
@@ -199,15 +156,15 @@ func TestPoolPod(t *testing.T) {
 func TestPoolKilled(t *testing.T) {
 	s := limpetOnly(t)
 	p := s.pool(1)
-	before := takenServers()
+	before := daemon.TakenServers()
 	c := s.sleeper()
-	if takenServers() == before {
+	if daemon.TakenServers() == before {
 		t.Fatal("the container's server is not from the pool")
 	}
 	p.full(1)
 	waiting := s.spares()
-	s.must(p.Process.Kill())
-	p.end()
+	s.must(p.Kill())
+	p.End()
 	for _, spare := range waiting {
 		process := harness.Process{PID: spare.Holder.PID}
 		s.must(process.WaitGone(s.ctx))
@@ -246,20 +203,20 @@ func TestSpareKilled(t *testing.T) {
 func TestPoolOfAnotherConfiguration(t *testing.T) {
 	s := limpetOnly(t)
 	s.pool(1)
-	before := takenServers()
+	before := daemon.TakenServers()
 	s.config = filepath.Join(s.TempDir(), "other.toml")
 	s.must(daemon.WriteLimpetConfig(s.config, map[string]any{"vm": map[string]any{"vcpus": 1}}))
 	if got := s.output(nil, "nproc"); got != "1\n" {
 		t.Errorf("it has %s processors", got)
 	}
-	if takenServers() != before || len(s.spares()) != 1 {
+	if daemon.TakenServers() != before || len(s.spares()) != 1 {
 		t.Error("a spare was taken")
 	}
 	s.config = ""
 	if got := s.output([]string{"--annotation", "io.limpet.vcpus=3"}, "nproc"); got != "3\n" {
 		t.Errorf("it has %s processors", got)
 	}
-	if takenServers() != before+1 {
+	if daemon.TakenServers() != before+1 {
 		t.Error("the spare's process was not taken")
 	}
 }

@@ -73,11 +73,12 @@ func startClone(ctx context.Context, plan machinePlan, driver hypervisor.Driver,
 	if err != nil {
 		return started{}, err
 	}
-	defer plan.times.stage("wake")()
+	began = time.Now()
 	if err := awaitWake(cloneCtx, machine, guest); err != nil {
 		spoilt = true
 		return started{}, fmt.Errorf("the clone does not wake: %w", err)
 	}
+	plan.times.greeting(StageWake, began, guest.Greeted())
 	parent.take(steps)
 	return started{machine: machine, guest: guest, frame: plan.bare, template: id}, nil
 }

@@ -151,6 +151,9 @@ func (g *fakeGuest) WaitReady(ctx context.Context) (protocol.Hello, error) {
 	}
 }
 
+// Greeted is long ago.
+func (g *fakeGuest) Greeted() time.Time { return time.Time{} }
+
 // ClockDelay is as on a host that is not busy.
 func (g *fakeGuest) ClockDelay() time.Duration { return g.clockDelay }
 

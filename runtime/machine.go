@@ -32,6 +32,7 @@ type Machine interface {
 // Guest is what a sandbox needs of its session with the agent. See client.Session.
 type Guest interface {
 	WaitReady(ctx context.Context) (protocol.Hello, error)
+	Greeted() time.Time
 	ClockDelay() time.Duration
 	Call(ctx context.Context, message protocol.HostMessage) (protocol.GuestMessage, error)
 	OpenInput(ctx context.Context, token protocol.Token) (client.InputStream, error)

@@ -192,7 +192,7 @@ func makeParts(
 		return err
 	})
 	group.Go(func() (err error) {
-		defer plan.times.stage("qemu")()
+		defer plan.times.stage(StageQEMU)()
 		machine, err = make(ctx)
 		return err
 	})

@@ -39,15 +39,15 @@ func (w *world) wantSize(t *testing.T, when string, plugs []protocol.Plug, added
 // TestMachineFollowsContainers adds and removes containers with limits.
 func TestMachineFollowsContainers(t *testing.T) {
 	w := newTestSandbox(t)
-	w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
+	w.frame = frame{vcpus: 2, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
 	first := w.create(t, IO{})
 	w.wantSize(t, "with one without limits", nil)
 
-	second, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c2", Bundle: limited(t, 2, testGiB)})
+	second, err := w.CreateContainer(t.Context(), ContainerOptions{ID: "c2", Bundle: limited(t, 3, testGiB)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	plugs := []protocol.Plug{{Device: protocol.PlugMemory, Amount: 1152 << 20}, {Device: protocol.PlugProcessors, Amount: 2}}
+	plugs := []protocol.Plug{{Device: protocol.PlugMemory, Amount: 1152 << 20}, {Device: protocol.PlugProcessors, Amount: 3}}
 	w.wantSize(t, "with a second one", plugs, 1152)
 
 	if err := second.Update(t.Context(), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr[int64](2 * testGiB)}}); err != nil {
@@ -81,7 +81,7 @@ func TestMachineDoesNotGrow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newTestSandbox(t)
-			w.frame = frame{vcpus: 1, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
+			w.frame = frame{vcpus: 2, memory: 256, maxVCPUs: 4, maxMemory: 8192, shared: 256}
 			w.fakeMachine.refuse = test.refuse
 			w.fakeGuest.answer = func(_ context.Context, message protocol.HostMessage) (protocol.GuestMessage, error) {
 				if _, ok := message.(protocol.Plug); ok {

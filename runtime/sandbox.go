@@ -356,7 +356,7 @@ func (s *Sandbox) bootOn(ctx context.Context, plan machinePlan, start platform, 
 		return err
 	}
 	go s.watch()
-	done := plan.times.stage("agent")
+	began := time.Now()
 	if _, err := s.guest.WaitReady(ctx); err != nil {
 		if s.isLost() { // watch has closed the session
 			err = s.whyLost()
@@ -364,7 +364,9 @@ func (s *Sandbox) bootOn(ctx context.Context, plan machinePlan, start platform, 
 		return s.machine.Accelerator().Advise(fmt.Errorf("wait for the agent: %w", err))
 	}
 	go s.guard()
-	done()
+	if s.template == "" { // a clone has waked by now
+		plan.times.greeting(StageAgent, began, s.guest.Greeted())
+	}
 	defer plan.times.stage("clock")()
 	s.settleClock(ctx)
 	return nil

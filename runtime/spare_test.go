@@ -91,7 +91,7 @@ func TestSpareThatDoesNotFit(t *testing.T) {
 		before func(*world, *Spare)
 		change func(*SandboxOptions)
 	}{
-		"another configuration": {change: func(options *SandboxOptions) { options.Config.VM.VCPUs = 2 }},
+		"another configuration": {change: func(options *SandboxOptions) { options.Config.VM.VCPUs = 3 }},
 		"another template": {before: func(_ *world, spare *Spare) {
 			spare.template = func(machinePlan) (string, error) { return "another", nil }
 		}},

@@ -98,6 +98,14 @@ const (
 	PartStop    = "stop"    // Stop of the sandbox
 )
 
+// Stages of PartSandbox from which it can be told how soon a machine was there.
+const (
+	StageQEMU      = "qemu"      // QEMU is started, and takes a template's state
+	StageWake      = "wake"      // until a clone's agent says hello
+	StageAgent     = "agent"     // until the agent of a machine that boots does
+	StageHandshake = "handshake" // until the session with it is ready
+)
+
 // Stage is a step of a part of a trace while it is being measured.
 type Stage struct {
 	Name  string    `json:"name"`
@@ -125,6 +133,17 @@ func (t *trace) stage(name string) func() {
 		defer t.mu.Unlock()
 		t.stages = append(t.stages, Stage{name, began, ended})
 	}
+}
+
+// greeting adds the stages of a wait for the guest's session, which has just become ready: name, until its agent said hello, and the
+// handshake after it.
+func (t *trace) greeting(name string, began, greeted time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if greeted.Before(began) {
+		greeted = began
+	}
+	t.stages = append(t.stages, Stage{name, began, greeted}, Stage{StageHandshake, greeted, time.Now()})
 }
 
 // log writes one line with the milliseconds of the whole and of each stage.

@@ -48,7 +48,7 @@ func TestTrace(t *testing.T) {
 		}
 		return shapes
 	}
-	want := []string{"sandbox: agent cgroup clock state turn"}
+	want := []string{"sandbox: agent cgroup clock handshake state turn"}
 	if got := parts(); !slices.Equal(got, want) {
 		t.Errorf("a sandbox: %q", got)
 	}

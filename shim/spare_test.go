@@ -204,12 +204,12 @@ func TestSpareOfAnotherConfiguration(t *testing.T) {
 	stateDir := newPool(t)
 	waiting := startSpare(t)
 	original := os.Getenv(config.PathVariable)
-	configure(t, filepath.Join(stateDir, "other.toml"), stateDir, "[vm]\nvcpus = 2\n")
+	configure(t, filepath.Join(stateDir, "other.toml"), stateDir, "[vm]\nvcpus = 3\n")
 	own(t, waiting, "c1")
 	if zombie(t, waiting.Process.Pid) {
 		t.Fatal("it has ended")
 	}
-	configure(t, original, stateDir, "[vm]\nvcpus = 2\n")
+	configure(t, original, stateDir, "[vm]\nvcpus = 3\n")
 	own(t, waiting, "c2")
 	waiting.ended(t)
 	if said := waiting.stderr.String(); !strings.Contains(said, "out of date") {

@@ -20,6 +20,7 @@ func (s *Session) shakeHands(conn *protocol.HostConn) (hello protocol.Hello, err
 		return hello, err
 	}
 	began := time.Now()
+	s.greeted.Store(&began)
 	if err := conn.WriteCommand(s.ctx, s.nextCallID(), s.auth()); err != nil {
 		return hello, err
 	}

@@ -70,7 +70,8 @@ type Session struct {
 	warnings *rate.Limiter // of what the guest can bring about at will
 	done     chan struct{} // closed when the session is over
 
-	clockDelay atomic.Int64 // see ClockDelay
+	greeted    atomic.Pointer[time.Time] // see Greeted
+	clockDelay atomic.Int64              // see ClockDelay
 
 	mu       sync.Mutex
 	hello    protocol.Hello // the first of a handshake that succeeded
@@ -119,6 +120,9 @@ func (s *Session) WaitReady(ctx context.Context) (protocol.Hello, error) {
 		return protocol.Hello{}, s.notReady(ctx.Err())
 	}
 }
+
+// Greeted is when the guest said hello in the last handshake. It is valid once the session is ready.
+func (s *Session) Greeted() time.Time { return *s.greeted.Load() }
 
 // ClockDelay is how long the guest took to answer the last handshake, by which it sets its clock: that is behind by no more. It is valid
 // once the session is ready.

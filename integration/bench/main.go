@@ -49,6 +49,7 @@ var groups = []struct {
 	measure func(*bench) ([]row, error)
 }{
 	{"starts", (*bench).startRows},
+	{"pool", (*bench).poolRows},
 	{"wake", (*bench).wakes},
 	{"exec", (*bench).execRow},
 	{"execs-in-a-row", (*bench).execsInARow},

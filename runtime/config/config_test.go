@@ -41,7 +41,7 @@ func checkKeys(t *testing.T, prefix string, structure reflect.Type, keys map[str
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	main := filepath.Join(dir, "config.toml")
-	write(t, main, "kernel = '/a/vmlinux'\n[vm]\nvcpus = 2\n")
+	write(t, main, "kernel = '/a/vmlinux'\n[vm]\nvcpus = 6\n")
 	write(t, filepath.Join(dir, "conf.d", "10-a.toml"), "[vm]\nvcpus = 3\nmemory_mib = 512\n")
 	write(t, filepath.Join(dir, "conf.d", "20-b.toml"), "[vm]\nvcpus = 4\n[timeouts]\nboot = '1m'\n")
 	write(t, filepath.Join(dir, "conf.d", "readme"), "not TOML")
@@ -130,8 +130,8 @@ func TestLoadErrors(t *testing.T) {
 }
 
 func TestLoadBody(t *testing.T) {
-	config, err := LoadBody([]byte("[vm]\nvcpus = 2\n"))
-	if err != nil || config.VM.VCPUs != 2 || config.Kernel != Default().Kernel {
+	config, err := LoadBody([]byte("[vm]\nvcpus = 3\n"))
+	if err != nil || config.VM.VCPUs != 3 || config.Kernel != Default().Kernel {
 		t.Errorf("got %+v, %v", config, err)
 	}
 	if _, err := LoadBody([]byte("x = 1")); err == nil || !strings.Contains(err.Error(), "runtime options") {

@@ -99,11 +99,11 @@ func TestCheckStateDir(t *testing.T) {
 
 func TestCheckConfig(t *testing.T) {
 	dir := t.TempDir()
-	good := write(t, filepath.Join(dir, "good.toml"), "[vm]\nvcpus = 2\n")
+	good := write(t, filepath.Join(dir, "good.toml"), "[vm]\nvcpus = 3\n")
 	bad := write(t, filepath.Join(dir, "bad.toml"), "[vm]\nvcpsu = 2\n")
 	settings, check := checkConfig(good)
 	wantCheck(t, check, true, good)
-	if settings.VM.VCPUs != 2 {
+	if settings.VM.VCPUs != 3 {
 		t.Errorf("got %+v", settings)
 	}
 	_, check = checkConfig(bad)

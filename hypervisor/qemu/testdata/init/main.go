@@ -32,7 +32,7 @@ func main() {
 	must(err)
 	remembered = "parked"
 	if park {
-		must(machine.Park())
+		must(machine.Park(func() {}))
 	}
 	fmt.Println("init: ready")
 	for {
