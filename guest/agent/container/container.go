@@ -179,7 +179,9 @@ func (c *Container) launch(ctx context.Context, by starter, l launch, streams *p
 		}
 		l.io = io
 	}
-	oomBefore := c.cgroup.oomKills()
+	c.set.mu.Lock()
+	oomBefore := c.oomKills
+	c.set.mu.Unlock()
 	result, err := by.start(ctx, l)
 	if err != nil {
 		if l.io != nil {

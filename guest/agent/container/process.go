@@ -29,7 +29,7 @@ type Process struct {
 	init      bool
 	child     *reaper.Child
 	console   *terminal // nil without a terminal
-	oomBefore uint64    // the container's out-of-memory kills before the process started
+	oomBefore uint64    // the container's out-of-memory kills that were reported before the process started
 	began     time.Time // when it was started
 	logger    *slog.Logger
 
@@ -177,10 +177,15 @@ func (p *Process) awaitExit() {
 		p.container.awaitSiblings(siblingTimeout)
 	}
 	<-p.announced
-	kills := p.container.reportOOM()
-	p.container.set.reporter.Exit(p.exit(kills > p.oomBefore))
+	p.container.set.reporter.Exit(p.exit(p.oom()))
 	close(p.reported)
 	p.container.forget(p)
+}
+
+// oom tells whether the kernel killed a process of the container for want of memory in this one's life, if that may have been what ended
+// it. The container's end is reported after every such kill; that of another process is not worth a look at what happens all the time.
+func (p *Process) oom() bool {
+	return (p.init || p.child.Exit().Status.Signaled()) && p.container.reportOOM() > p.oomBefore
 }
 
 // exit is what is said of the process's end. oom: the kernel killed a process of the container for want of memory in this one's life.
