@@ -89,7 +89,7 @@ func (d *direct) start(_ context.Context, l launch) (launched, error) {
 		return launched{}, err
 	}
 	defer group.Close()
-	env := withHome(process.Env, 0)
+	env := withHome(process.Env, func() string { return readHome(0) })
 	program, err := lookup(process.Args[0], env)
 	if errors.Is(err, unix.ENOENT) && !strings.Contains(process.Args[0], "/") && executable(d.fallback) == nil {
 		program, err = d.fallback, nil

@@ -62,6 +62,7 @@ type Container struct {
 	oomKills  uint64              // reported
 
 	absences absences // of programs that were executed in it
+	homes    homes    // of its users
 
 	oomEvents *changes // set while it runs, nil without a memory controller
 }

@@ -5,24 +5,68 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// withHome adds a user's home directory to an environment that has none: as the calling thread's /etc/passwd says, else "/".
-func withHome(env []string, uid uint32) []string {
+// withHome adds a home directory to an environment that has none.
+func withHome(env []string, home func() string) []string {
 	for _, variable := range env {
 		if strings.HasPrefix(variable, "HOME=") {
 			return env
 		}
 	}
+	return append(env[:len(env):len(env)], "HOME="+home())
+}
+
+// passwdFile has the home directories of users.
+const passwdFile = "/etc/passwd"
+
+// homes remembers the home directories of a container's users, for as long as its password file is the same and has not changed: see
+// absences.
+type homes struct {
+	mu     sync.Mutex
+	passwd version
+	known  map[uint32]string
+}
+
+// maxHomes is how many are remembered: few containers have programs of more than two users.
+const maxHomes = 64
+
+// of is readHome, which is asked no more than it has to be.
+func (h *homes) of(uid uint32, now time.Time) string {
+	passwd := look(passwdFile)
+	h.mu.Lock()
+	home, ok := h.known[uid]
+	ok = ok && passwd.err == nil && passwd.version == h.passwd
+	h.mu.Unlock()
+	if ok {
+		return home
+	}
+	home = readHome(uid)
+	if passwd.err != nil || !passwd.settled(now) {
+		return home
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if passwd.version != h.passwd || len(h.known) == maxHomes {
+		h.passwd, h.known = passwd.version, map[uint32]string{}
+	}
+	h.known[uid] = home
+	return home
+}
+
+// readHome is a user's home directory as the calling thread's password file has it; "/" if it does not.
+func readHome(uid uint32) string {
 	// Whatever the container has there: it is opened so that it cannot block.
-	passwd, err := os.OpenFile("/etc/passwd", os.O_RDONLY|unix.O_NONBLOCK, 0)
+	passwd, err := os.OpenFile(passwdFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return append(env[:len(env):len(env)], "HOME=/")
+		return "/"
 	}
 	defer passwd.Close()
-	return append(env[:len(env):len(env)], "HOME="+homeOf(passwd, uid))
+	return homeOf(passwd, uid)
 }
 
 // maxPasswd is how much of a password file is read, in bytes: hundreds of lines.

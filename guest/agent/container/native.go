@@ -245,10 +245,11 @@ func (w *way) exec() {
 	if w.process.NoNewPrivileges {
 		w.filterCalls()
 	}
-	env := withHome(w.process.Env, w.process.User.UID)
+	now := time.Now()
+	env := withHome(w.process.Env, func() string { return w.container.homes.of(w.process.User.UID, now) })
 	files := candidates(w.process.Args[0], env)
 	if w.first == nil { // else nothing is known yet
-		files = w.container.absences.skip(files, time.Now())
+		files = w.container.absences.skip(files, now)
 	}
 	w.plan.Exec(files, w.process.Args, env)
 }
