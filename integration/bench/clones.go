@@ -12,6 +12,7 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/qemu"
+	"github.com/limpet-run/limpet/hypervisor/vsock"
 	"github.com/limpet-run/limpet/integration/harness"
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
@@ -26,14 +27,19 @@ const (
 	bareMemoryMiB = 256
 )
 
-// wakes measures how soon after its start QEMU's guest says hello, and has a session: in a clone, and in a machine that boots.
+// wakes measures how soon after its start QEMU's guest says hello, in a clone and in a machine that boots: alone, and in a sandbox, where
+// much else is started and plugged meanwhile.
 func (b *bench) wakes() ([]row, error) {
+	alone, err := b.lonelyWake()
+	if err != nil {
+		return nil, err
+	}
 	booting, err := b.bootingConfig()
 	if err != nil {
 		return nil, err
 	}
-	hello := row{Name: "from QEMU's start to the agent's hello, clone", Unit: "ms", ReferenceName: "boot", Aim: "limpet <= 150 ms"}
-	session := row{Name: "from QEMU's start to the session, clone", Unit: "ms", ReferenceName: "boot"}
+	hello := row{Name: "the same in a sandbox", Unit: "ms", ReferenceName: "boot"}
+	session := row{Name: "the same, until the session is ready", Unit: "ms", ReferenceName: "boot"}
 	awake := func(config string, greeted *series) func() (float64, error) {
 		return func() (float64, error) {
 			first, ready, err := b.awake(config)
@@ -41,9 +47,70 @@ func (b *bench) wakes() ([]row, error) {
 			return ready, err
 		}
 	}
-	session.Limpet, session.Reference, err = b.alternate("from QEMU's start to the agent's hello and session", b.starts,
+	session.Limpet, session.Reference, err = b.alternate("from QEMU's start to the agent's hello, in a sandbox", b.starts,
 		awake("", &hello.Limpet), awake(booting, &hello.Reference))
-	return []row{hello, session}, err
+	return []row{alone, hello, session}, err
+}
+
+// lonelyWake measures machines with limpet's agent and a vsock device, and nothing else of a sandbox.
+func (b *bench) lonelyWake() (row, error) {
+	template, err := b.parked("alone", false)
+	if err != nil {
+		return row{}, err
+	}
+	hello := row{Name: "from QEMU's start to the agent's hello, clone", Unit: "ms", ReferenceName: "boot", Aim: "limpet <= 150 ms"}
+	booting := template.config
+	booting.Cmdline = []string{"quiet"}
+	hello.Limpet, hello.Reference, err = b.alternate("from QEMU's start to the agent's hello", b.starts,
+		func() (float64, error) {
+			return b.hello(template.dir, func() (hypervisor.Machine, error) {
+				return template.driver.Restore(b.ctx, template.config, template.saved)
+			})
+		},
+		func() (float64, error) {
+			return b.hello(template.dir, func() (hypervisor.Machine, error) { return template.driver.Boot(b.ctx, booting) })
+		})
+	return hello, err
+}
+
+// hello starts a machine and returns how long its agent takes to say hello. dir is for the vsock device.
+func (b *bench) hello(dir string, start func() (hypervisor.Machine, error)) (_ float64, err error) {
+	sockets, err := os.MkdirTemp(dir, "vsock")
+	if err != nil {
+		return 0, err
+	}
+	device, err := vsock.New(b.ctx, vsock.Options{
+		Backend: vsock.BackendAuto, Dir: sockets, Daemon: b.daemon.Build.Path("bin/vhost-device-vsock"),
+		SessionPortBase: protocol.SessionPortBase, Logger: quiet,
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, device.Close()) }()
+	began := time.Now()
+	machine, err := start()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, machine.Stop(context.WithoutCancel(b.ctx))) }()
+	if err := machine.Plug(b.ctx, hypervisor.Vsock{ID: "vsock", Socket: device}); err != nil {
+		return 0, err
+	}
+	if err := machine.Resume(b.ctx); err != nil {
+		return 0, err
+	}
+	conn, err := device.Accept(b.ctx)
+	if err != nil {
+		return 0, err
+	}
+	session := protocol.NewHostConn(conn)
+	defer func() { err = errors.Join(err, session.Close()) }()
+	incoming, err := session.Read()
+	took := milliseconds(began)
+	if _, ok := incoming.Message.(protocol.Hello); err == nil && !ok {
+		err = fmt.Errorf("the agent says %T first", incoming.Message)
+	}
+	return took, err
 }
 
 // bootingConfig is a configuration by which sandboxes boot.
@@ -100,19 +167,8 @@ func awakeIn(trace runtime.Trace) (hello, session float64, err error) {
 // privateMemory measures what a bare clone on private memory adds to the host.
 func (b *bench) privateMemory() (_ []row, err error) {
 	b.progress("bare clones on private memory")
-	dir := filepath.Join(b.daemon.Dir, "private")
-	saved := filepath.Join(dir, "saved")
-	if err := os.MkdirAll(saved, 0o700); err != nil {
-		return nil, err
-	}
-	settings := config.Default()
-	driver := qemu.New(qemu.Options{Path: settings.Hypervisor.Path, Logger: quiet})
-	machine := hypervisor.Config{
-		Name: "private", Dir: dir, Kernel: b.daemon.Build.Path("vmlinux"), Initrd: b.daemon.Build.Path("initramfs"),
-		Cmdline: []string{"quiet", protocol.ParkParameter}, VCPUs: 1, MemoryMiB: bareMemoryMiB, PrivateMemory: true,
-		Accelerator: hypervisor.AcceleratorAuto,
-	}
-	if err := b.park(driver, machine, saved); err != nil {
+	template, err := b.parked("private", true)
+	if err != nil {
 		return nil, err
 	}
 	var clones []hypervisor.Machine
@@ -122,7 +178,7 @@ func (b *bench) privateMemory() (_ []row, err error) {
 		}
 	}()
 	for range privateClones {
-		clone, err := driver.Restore(b.ctx, machine, saved)
+		clone, err := template.driver.Restore(b.ctx, template.config, template.saved)
 		if err != nil {
 			return nil, err
 		}
@@ -149,21 +205,40 @@ func (b *bench) privateMemory() (_ []row, err error) {
 	}}, nil
 }
 
-// park boots a machine until it parks, and saves it.
-func (b *bench) park(driver hypervisor.Driver, config hypervisor.Config, dir string) (err error) {
-	config.Parks = true
-	machine, err := driver.Boot(b.ctx, config)
+// parked is a machine with limpet's agent that was saved.
+type parked struct {
+	driver     hypervisor.Driver
+	config     hypervisor.Config // with which it is to be restored
+	dir, saved string
+}
+
+// parked boots a machine until it parks, and saves it below a directory of that name.
+func (b *bench) parked(name string, private bool) (_ parked, err error) {
+	settings := config.Default()
+	dir := filepath.Join(b.daemon.Dir, name)
+	p := parked{driver: qemu.New(qemu.Options{Path: settings.Hypervisor.Path, Logger: quiet}), dir: dir, saved: filepath.Join(dir, "saved")}
+	if err := os.MkdirAll(p.saved, 0o700); err != nil {
+		return p, err
+	}
+	p.config = hypervisor.Config{
+		Name: name, Dir: dir, Kernel: b.daemon.Build.Path("vmlinux"), Initrd: b.daemon.Build.Path("initramfs"),
+		Cmdline: []string{"quiet", protocol.ParkParameter}, VCPUs: settings.VM.VCPUs, MemoryMiB: bareMemoryMiB, PrivateMemory: private,
+		Ports: hypervisor.DefaultPorts, Accelerator: hypervisor.AcceleratorAuto,
+	}
+	booting := p.config
+	booting.Parks = true
+	machine, err := p.driver.Boot(b.ctx, booting)
 	if err != nil {
-		return err
+		return p, err
 	}
 	defer func() { err = errors.Join(err, machine.Stop(context.WithoutCancel(b.ctx))) }()
 	if err := machine.Resume(b.ctx); err != nil {
-		return err
+		return p, err
 	}
 	if err := machine.Parked(b.ctx); err != nil {
-		return err
+		return p, err
 	}
-	return machine.Save(b.ctx, dir)
+	return p, machine.Save(b.ctx, p.saved)
 }
 
 // settle waits until machines have given back what they can.
