@@ -112,12 +112,22 @@ func run(ctx context.Context, logger *slog.Logger, log *logs.Log) error {
 	// The name alone is that of all clones: until the host has sent entropy they have no random number of their own.
 	a.Identify(agent.Identity{BootID: name + "-" + strconv.FormatUint(uint64(cid), 10), CID: cid})
 	time.AfterFunc(idleTime, func() { rehearsal.whenIdle(ctx, a.Containers()) })
-	go a.Containers().Mount(ctx)
+	go mountShare(ctx, a.Containers())
 	serve(func() error { return a.ServeFurther(ctx, listeners[protocol.WorkloadPort]) })
 	if err := a.Run(ctx); err != nil {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	return nil
+}
+
+// shareTimeout is how long the file share may take to come: the host plugs it before the machine runs.
+const shareTimeout = 10 * time.Second
+
+// mountShare mounts the file share before a container needs it, which tries again if this fails.
+func mountShare(ctx context.Context, containers *container.Set) {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
+	_ = containers.Mount(ctx)
 }
 
 // setUp makes the machine one that programs can run in.

@@ -56,7 +56,6 @@ type rehearsal struct {
 // newRehearsal makes one. Its containers are made as the options say, and nobody hears of them.
 func newRehearsal(containers container.Options, logger *slog.Logger) *rehearsal {
 	r := &rehearsal{set: container.NewSet(containers), logger: logger}
-	containers.MountShare = func(context.Context) error { return nil }
 	r.agent = agent.New(agent.Options{
 		Version: version, Machine: standIn{}, Containers: containers, Logger: slog.New(slog.DiscardHandler),
 	})

@@ -194,16 +194,8 @@ func (a *Agent) converse(ctx context.Context, raw net.Conn, lastAck uint64, ente
 		return false, err
 	}
 	a.logger.Info("session ready", "own", s == a.own)
-	go a.mountShare(ctx)
 	go s.report(ctx, conn)
 	return true, a.serve(s, conn)
-}
-
-// mountShare mounts the file share before a container asks for it: the host takes a while until then.
-func (a *Agent) mountShare(ctx context.Context) {
-	if err := a.containers.Mount(ctx); err != nil {
-		a.logger.Debug("share not mounted yet", "error", err) // who needs it tries again
-	}
 }
 
 // greet says hello and lets the host in if it knows the token. A session that it has entered is returned with an error, too.

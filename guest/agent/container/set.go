@@ -55,8 +55,8 @@ type Set struct {
 	crun     *crun
 	native   starter
 
-	mounting sync.Mutex // held while the share is mounted: whoever needs it has to wait anyway
-	mounted  bool
+	mounting chan struct{} // holds an element while the share is mounted or unmounted: whoever needs it has to wait anyway
+	mounted  bool          // guarded by mounting
 
 	making sync.Mutex // held while the pod's namespaces are made
 
@@ -71,7 +71,7 @@ type Set struct {
 // NewSet makes an empty set.
 func NewSet(options Options) *Set {
 	return &Set{
-		Options: options, streams: options.Streams, reporter: options.Reporter,
+		Options: options, mounting: make(chan struct{}, 1), streams: options.Streams, reporter: options.Reporter,
 		crun:       &crun{path: options.Crun, reaper: options.Reaper},
 		native:     &native{reaper: options.Reaper, cgroupRoot: options.CgroupRoot},
 		containers: map[string]*Container{}, requests: map[uint64]*Container{},
@@ -147,14 +147,26 @@ func (s *Set) Used() bool {
 
 // Mount mounts the host's file share, if that is not done yet.
 func (s *Set) Mount(ctx context.Context) error {
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
+	if err := s.beginMounting(ctx); err != nil {
+		return err
+	}
+	defer func() { <-s.mounting }()
 	if s.mounted {
 		return nil
 	}
 	err := s.MountShare(ctx)
 	s.mounted = err == nil
 	return err
+}
+
+// beginMounting waits until nobody mounts or unmounts the share. Who has waited takes the element of mounting out again.
+func (s *Set) beginMounting(ctx context.Context) error {
+	select {
+	case s.mounting <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the file share is being mounted: %w", ctx.Err())
+	}
 }
 
 // Run starts a container's init. The host hears of its end only after Announce.

@@ -27,8 +27,10 @@ func (s *Set) Stop(ctx context.Context, timeout time.Duration) error {
 	if !await(ctx, inits, (*Process).told) {
 		errs = append(errs, fmt.Errorf("stop: processes do not end: %w", ctx.Err()))
 	}
-	s.mounting.Lock()
-	defer s.mounting.Unlock()
+	if err := s.beginMounting(ctx); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	defer func() { <-s.mounting }()
 	if s.mounted {
 		errs = append(errs, s.Unmount())
 		s.mounted = false

@@ -10,6 +10,6 @@
 //	                     |                             |                   |
 //	                     +-----------------------------+-------------------+--> gone: a call failed, or it was killed
 //
-// It closes its copies of this process's descriptors before anything else, and has no signal handlers. A call that fails ends it, and
-// Await says which call that was.
+// It has nothing of this process's memory but code, the list and the stack's last page or two, closes its copies of this process's
+// descriptors before anything else, and has no signal handlers. A call that fails ends it, and Await says which call that was.
 package fork
