@@ -38,9 +38,13 @@ func TestTrace(t *testing.T) {
 	if got := strings.Join(parts, " "); got != "shim sandbox create start exec" {
 		t.Errorf("parts %s", got)
 	}
+	greeting := "sandbox " + limpet.StageAgent
+	if trace.Template != "" {
+		greeting = "sandbox " + limpet.StageWake
+	}
 	for _, stage := range []string{
 		"shim exec start", "shim start", "shim exec serve", "shim serve", "shim call", "sandbox state", "sandbox cgroup",
-		"sandbox vsock", "sandbox qemu", "sandbox plug", "sandbox agent",
+		"sandbox vsock", "sandbox qemu", "sandbox plug", greeting, "sandbox handshake",
 		"create rootfs", "create share", "create prepare", "create anchor", "start run", "start streams", "exec run", "exec streams",
 	} {
 		if !stages[stage] {
