@@ -37,9 +37,8 @@ func TestUsageOfGroup(t *testing.T) {
 	if _, err := memory.Write(make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
-	// What it forks says itself that it is there, executes nothing, and
-	// stays: a background command's input is /dev/null, so it reads from a
-	// copy of the shell's own.
+	// What it forks says itself that it is there, executes nothing, and stays: a background command's input is /dev/null, so it reads from
+	// a copy of the shell's own.
 	shell := exec.Command("sh", "-c", "exec 4<&0; { echo; read line <&4; } & wait")
 	stdout, err := shell.StdoutPipe()
 	if err != nil {

@@ -406,9 +406,7 @@ func TestAnswersRecordIsBounded(t *testing.T) {
 // TestRehearsal has a session with a host that is only a script.
 func TestRehearsal(t *testing.T) {
 	f := newFixture(t)
-	understudy := New(Options{Version: "test", Machine: f.machine, Logger: slog.New(slog.DiscardHandler), Containers: container.Options{
-		Logger: slog.New(slog.DiscardHandler), MountShare: func(context.Context) error { return nil },
-	}})
+	understudy := New(Options{Version: "test", Machine: f.machine, Logger: slog.New(slog.DiscardHandler)})
 	for range 2 {
 		rehearse, err := understudy.PrepareRehearsal(t.Context())
 		if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/limpet-run/limpet/guest/protocol"
 	"github.com/limpet-run/limpet/hypervisor"
 	"github.com/limpet-run/limpet/hypervisor/qemu"
-	"github.com/limpet-run/limpet/hypervisor/vsock"
 	"github.com/limpet-run/limpet/integration/harness"
 	"github.com/limpet-run/limpet/runtime"
 	"github.com/limpet-run/limpet/runtime/config"
@@ -75,14 +74,7 @@ func (b *bench) lonelyWake() (row, error) {
 
 // hello starts a machine and returns how long its agent takes to say hello. dir is for the vsock device.
 func (b *bench) hello(dir string, start func() (hypervisor.Machine, error)) (_ float64, err error) {
-	sockets, err := os.MkdirTemp(dir, "vsock")
-	if err != nil {
-		return 0, err
-	}
-	device, err := vsock.New(b.ctx, vsock.Options{
-		Backend: vsock.BackendAuto, Dir: sockets, Daemon: b.daemon.Build.Path("bin/vhost-device-vsock"),
-		SessionPortBase: protocol.SessionPortBase, Logger: quiet,
-	})
+	device, err := b.vsock(dir)
 	if err != nil {
 		return 0, err
 	}

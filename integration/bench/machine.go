@@ -151,16 +151,21 @@ func (b *bench) fifoRate(id, dir string) (_ float64, err error) {
 	return rate, errors.Join(readErr, cmd.Wait())
 }
 
-// sendRate is the rate of a vsock connection over which a guest sends as fast as it can.
-func (b *bareMachine) sendRate() (_ float64, err error) {
-	dir, err := os.MkdirTemp(b.dir, "vsock")
+// vsock makes a device whose sockets are below a directory. The caller closes it.
+func (b *bench) vsock(dir string) (vsock.Device, error) {
+	sockets, err := os.MkdirTemp(dir, "vsock")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	device, err := vsock.New(b.ctx, vsock.Options{
-		Backend: vsock.BackendAuto, Dir: dir, Daemon: b.daemon.Build.Path("bin/vhost-device-vsock"),
+	return vsock.New(b.ctx, vsock.Options{
+		Backend: vsock.BackendAuto, Dir: sockets, Daemon: b.daemon.Build.Path("bin/vhost-device-vsock"),
 		SessionPortBase: protocol.SessionPortBase, Logger: quiet,
 	})
+}
+
+// sendRate is the rate of a vsock connection over which a guest sends as fast as it can.
+func (b *bareMachine) sendRate() (_ float64, err error) {
+	device, err := b.vsock(b.dir)
 	if err != nil {
 		return 0, err
 	}

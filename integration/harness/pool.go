@@ -14,9 +14,8 @@ import (
 
 // Pool is a `limpet pool` that runs, with the configuration of the daemon's sandboxes.
 type Pool struct {
-	daemon *Daemon
-	cmd    *exec.Cmd
-	lines  chan string // of its log
+	cmd   *exec.Cmd
+	lines chan string // of its log
 }
 
 // StartPool starts a pool that keeps so many spares. Each line of its log is given to heard. The caller ends it.
@@ -30,7 +29,7 @@ func (d *Daemon) StartPool(size int, heard func(line string)) (*Pool, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Pool{d, cmd, make(chan string, 1000)}
+	p := &Pool{cmd, make(chan string, 1000)}
 	go func() {
 		defer close(p.lines)
 		for lines := bufio.NewScanner(log); lines.Scan(); {

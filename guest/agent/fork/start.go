@@ -88,8 +88,8 @@ const stackRoom = 512
 func fork(arguments *cloneArgs, calls *list, alone bool) (pid uintptr, errno syscall.Errno) {
 	var frame byte // from here on the stack stays where it is
 	here := uintptr(unsafe.Pointer(&frame))
+	low, high := stackAround(here)
 	if alone {
-		low, high := stackAround(here)
 		if _, _, errno := syscall.RawSyscall(unix.SYS_MADVISE, low, high-low, unix.MADV_DOFORK); errno != 0 {
 			return 0, errno
 		}
@@ -99,7 +99,6 @@ func fork(arguments *cloneArgs, calls *list, alone bool) (pid uintptr, errno sys
 		return pid, errno
 	}
 	if alone {
-		low, _ := stackAround(here)
 		for old := stackRoom; old < int(here-low); old++ { // the remains of earlier calls
 			*(*byte)(unsafe.Add(unsafe.Pointer(&frame), -old)) = 0
 		}
